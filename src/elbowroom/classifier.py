@@ -15,29 +15,13 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
+from elbowroom.graph import Graph, trace
+from elbowroom.graph.normalize import Normalize
 from elbowroom.results import Cost
 
 Bound = float | Sequence[float] | Tensor
 
 BOUNDS_TOLERANCE_ULPS = 4
-
-
-class Normalize(nn.Module):
-    """`(x - mean) / std`, per channel (the first dimension of a sample) or for all alike."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.mean.ndim == 0:
-            return (x - self.mean) / self.std
-        shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.reshape(shape)) / self.std.reshape(shape)
 
 
 class Classifier:
@@ -85,6 +69,7 @@ class Classifier:
             raise ValueError(f"bounds must be (lower, upper) with lower <= upper, not {bounds}")
         self.cost = Cost()
         self._row_independent_for: set[tuple[int, ...]] = set()
+        self._graphs: dict[tuple[int, ...], Graph] = {}
 
     def __repr__(self) -> str:
         return f"Classifier({self.name}, {self.dtype}, {self.device})"
@@ -129,7 +114,7 @@ class Classifier:
     def jvp(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Logits `(N, K)` and `J(x) v` `(N, K)` for directions `v` `(N, *shape)`."""
         self.cost += Cost(forward=len(x), jvp=len(x))
-        logits, product = torch.func.jvp(self._forward, (x,), (v,))
+        logits, product = torch.func.jvp(self._forward, (x,), (v,))[:2]
         return logits.detach(), product.detach()
 
     def vjp(self, x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,6 +124,14 @@ class Classifier:
     def _forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
         return logits
+
+    def graph(self, shape: Sequence[int]) -> Graph:
+        """The network as a graph of known operations, for samples of `shape`; traced once."""
+        key = tuple(shape)
+        if key not in self._graphs:
+            with self.session():
+                self._graphs[key] = trace(self.network, key, dtype=self.dtype, device=self.device)
+        return self._graphs[key]
 
     # -- inputs ------------------------------------------------------------------------------
 

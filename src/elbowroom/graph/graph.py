@@ -1,0 +1,64 @@
+"""A traced network: nodes in the order they are computed, the input first, the logits last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from elbowroom.graph.ops import Operation
+
+T = TypeVar("T")
+
+
+class UnsupportedOperationError(ValueError):
+    """A layer that a tracer or an interpreter does not know."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation on earlier nodes.
+
+    index:  its place in the graph.
+    name:   the layer's name in the model, e.g. `layer1.0.conv1`.
+    inputs: indices of the nodes it reads.
+    shape:  its output for one sample.
+    """
+
+    index: int
+    name: str
+    op: Operation
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """`nodes[0]` is the input, `nodes[-1]` the logits; `dtype` is that of the weights."""
+
+    nodes: tuple[Node, ...]
+    dtype: torch.dtype
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        return self.nodes[0].shape
+
+    def interpret(
+        self, table: Mapping[type[Operation], Callable[..., T]], start: T, reading: str
+    ) -> list[T]:
+        """One value per node: `table[type(op)](node, *values of its inputs)`, from `start`.
+
+        Raises `UnsupportedOperationError` naming the layer whose operation has no entry.
+        """
+        values = [start]
+        for node in self.nodes[1:]:
+            rule = table.get(type(node.op))
+            if rule is None:
+                raise UnsupportedOperationError(
+                    f"layer {node.name!r} is a {type(node.op).__name__}, for which there is no "
+                    f"{reading}"
+                )
+            values.append(rule(node, *(values[i] for i in node.inputs)))
+        return values

@@ -1,0 +1,73 @@
+"""The *pattern* reading: which affine piece each unit is on. It names the linear region.
+
+Sources: Croce, Rauber and Hein (LRA), section 2; max pooling's winner is part of the pattern.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from elbowroom.graph import evaluate
+from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
+from elbowroom.graph.ops import LocalResponseNorm, MaxPool, PiecewiseAffine, Smooth
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The linear regions of a batch.
+
+    pieces: by index of the node; `(N, *node.shape)`: uint8 pieces of an activation, or int64
+            flat spatial indices of the winners of a max pool.
+    """
+
+    pieces: Mapping[int, Tensor]
+
+    def take(self, rows: Tensor) -> Pattern:
+        """The regions of the samples `rows` (indices, repeats allowed)."""
+        return Pattern({index: pieces[rows] for index, pieces in self.pieces.items()})
+
+    def same_as(self, other: Pattern) -> Tensor:
+        """`(N,)` bool: whether the samples lie in the same region row by row."""
+        equal = [
+            (pieces == other.pieces[index]).flatten(1).all(dim=1)
+            for index, pieces in self.pieces.items()
+        ]
+        if not equal:
+            raise ValueError("a network without piecewise affine units is one region everywhere")
+        return torch.stack(equal).all(dim=0)
+
+
+def pattern(graph: Graph, x: Tensor) -> Pattern:
+    """The linear regions that the points `x` `(N, *shape)` lie in.
+
+    A point on a facet counts to the piece on its lower side, as in PyTorch's derivatives of
+    ReLU and leaky ReLU. Raises `UnsupportedOperationError` for networks with smooth layers.
+    """
+    pieces: dict[int, Tensor] = {}
+
+    def activation(node: Node, z: Tensor) -> Tensor:
+        op = cast(PiecewiseAffine, node.op)
+        piece = evaluate.pieces_of(op, z)
+        pieces[node.index] = piece
+        return evaluate.select(op.slopes, piece) * z + evaluate.select(op.intercepts, piece)
+
+    def max_pool(node: Node, z: Tensor) -> Tensor:
+        values, winners = evaluate.max_pool_with_indices(node, z)
+        pieces[node.index] = winners
+        return values
+
+    for node in graph.nodes:
+        if isinstance(node.op, Smooth | LocalResponseNorm):
+            raise UnsupportedOperationError(
+                f"layer {node.name!r} ({type(node.op).__name__}) is not piecewise affine: the "
+                "network has no linear regions"
+            )
+    graph.interpret(
+        {**evaluate.TABLE, PiecewiseAffine: activation, MaxPool: max_pool}, x, "activation pattern"
+    )
+    return Pattern(pieces)
