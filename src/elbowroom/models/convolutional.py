@@ -1,0 +1,66 @@
+"""Plain convolutional networks for traffic signs, FONTS and CIFAR-10."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from elbowroom.models.initialise import he_normal
+from elbowroom.models.mnist import strided_cnn
+
+
+def gts_cnn(*, channels: int = 3, size: int = 32, classes: int = 43) -> nn.Sequential:
+    """Two convolutions (16 and 32 filters) of stride 2 and two dense layers (LRA, 5.1, GTS).
+
+    Inputs `(N, 3, 32, 32)`. The paper gives neither kernels nor dense width: 4x4 and 100 units
+    here, as in Wong and Kolter's network, from which its description does not differ.
+    """
+    return strided_cnn(channels=channels, size=size, classes=classes)
+
+
+def fonts_cnn(
+    *, channels: int = 1, size: int = 28, classes: int = 10, hidden: int = 100
+) -> nn.Sequential:
+    """The classifier of the Manifold paper (3.1): inputs `(N, 1, 28, 28)`.
+
+    Three 4x4 convolutions of stride 2 with 16, 32 and 64 filters, each followed by ReLU and then
+    batch norm, and two dense layers. The text gives no dense width: 100 units, as in the authors'
+    code (ten per class), which also keeps the weights below 450 kB. Between the dense layers is a
+    ReLU; that code has none there, which would make the two layers one.
+    """
+    if size < 8:
+        raise ValueError(f"size must be at least 8, as three layers halve it, got {size}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, filters in enumerate((16, 32, 64), start=1):
+        layers[f"conv{i}"] = nn.Conv2d(channels, filters, 4, stride=2, padding=1)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"bn{i}"] = nn.BatchNorm2d(filters)
+        channels, size = filters, size // 2
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(channels * size**2, hidden)
+    layers["relu4"] = nn.ReLU()
+    layers["fc2"] = nn.Linear(hidden, classes)
+    return he_normal(nn.Sequential(layers))
+
+
+def fab_cifar(*, classes: int = 10) -> nn.Sequential:
+    """The 8-convolution network of Croce and Hein for CIFAR-10: inputs `(N, 3, 32, 32)`.
+
+    3x3 convolutions with padding 1 and 96, 96, 192 (five times) and 384 filters, the third, sixth
+    and eighth of stride 2, then dense 1200 and 10 (invariance thesis, 4.1; its "92 filters" is a
+    slip). It has 375,984 ReLU units; with two constraints for each of the ten logits these are
+    the 376,004 constraints of Table 4.5.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels = 3
+    for i, filters in enumerate((96, 96, *[192] * 5, 384), start=1):
+        stride = 2 if i in (3, 6, 8) else 1
+        layers[f"conv{i}"] = nn.Conv2d(channels, filters, 3, stride=stride, padding=1)
+        layers[f"relu{i}"] = nn.ReLU()
+        channels = filters
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(channels * 4 * 4, 1200)
+    layers["relu9"] = nn.ReLU()
+    layers["fc2"] = nn.Linear(1200, classes)
+    return nn.Sequential(layers)
