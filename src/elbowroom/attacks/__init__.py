@@ -1,0 +1,19 @@
+"""Too sensitive: attacks, each an upper bound on the distance to the decision boundary."""
+
+from elbowroom.attacks.base import Attack
+from elbowroom.attacks.carlini_wagner import CarliniWagner
+from elbowroom.attacks.ddn import DDN
+from elbowroom.attacks.deepfool import DeepFool
+from elbowroom.attacks.fast_gradient import FGS, FGV
+from elbowroom.attacks.pgd import PGD
+
+ATTACKS: dict[str, type[Attack]] = {
+    "fgs": FGS,
+    "fgv": FGV,
+    "pgd": PGD,
+    "deepfool": DeepFool,
+    "ddn": DDN,
+    "carlini-wagner": CarliniWagner,
+}
+
+__all__ = ["ATTACKS", "DDN", "FGS", "FGV", "PGD", "Attack", "CarliniWagner", "DeepFool"]
