@@ -32,6 +32,8 @@ from PIL import Image, ImageDraw, ImageFont
 LETTERS = "ABCDEFGHIJ"
 SIZE = 28
 LONGEST_SIDE = 20
+DRAWN_SIZE = 64
+MARGIN = 8
 FONT_SUFFIXES = {".ttf", ".otf"}
 SOURCE_FIELDS = ["row", "family", "style", "licence_tag", "one_per_family", "path_in_package"]
 SOURCE_FIELDS += ["nn_correct_of_10", "group"]
@@ -53,11 +55,15 @@ Row = dict[str, str]
 def draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
     """One letter, white on black, `(28, 28)` uint8: longest side 20 pixels, box centred."""
     left, top, right, bottom = font.getbbox(letter)
-    width, height = int(right - left), int(bottom - top)
-    if width <= 0 or height <= 0:
-        raise ValueError(f"the letter {letter} is empty")
+    # A margin, since some fonts draw beyond the box they state.
+    width, height = (int(side) + 2 * MARGIN for side in (right - left, bottom - top))
     glyph = Image.new("L", (width, height))
-    ImageDraw.Draw(glyph).text((-left, -top), letter, fill=255, font=font)
+    ImageDraw.Draw(glyph).text((MARGIN - left, MARGIN - top), letter, fill=255, font=font)
+    ink = glyph.getbbox()
+    if ink is None:
+        raise ValueError(f"the letter {letter} is empty")
+    glyph = glyph.crop(ink)
+    width, height = glyph.size
     scale = LONGEST_SIDE / max(width, height)
     width, height = (max(1, round(side * scale)) for side in (width, height))
     glyph = glyph.resize((width, height), Image.Resampling.LANCZOS)
@@ -68,7 +74,7 @@ def draw_letter(font: ImageFont.FreeTypeFont, letter: str) -> np.ndarray:
 
 def draw_face(path: Path) -> tuple[np.ndarray, str, str]:
     """Letters `(10, 28, 28)`, family and style of a font file."""
-    font = ImageFont.truetype(str(path), size=4 * LONGEST_SIDE)
+    font = ImageFont.truetype(str(path), size=DRAWN_SIZE)
     family, style = font.getname()
     return np.stack([draw_letter(font, c) for c in LETTERS]), family or path.stem, style or ""
 
