@@ -1,0 +1,176 @@
+"""What a training step lowers. A new objective is one dataclass and one entry in `OBJECTIVES`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from elbowroom.attacks.pgd import descend
+from elbowroom.classifier import Bound, Classifier
+from elbowroom.goals import Misclassified
+from elbowroom.norms import L2, Linf, Norm, per_sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(ABC):
+    """The loss of a batch, with hyperparameters as fields."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def loss(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        """The mean loss `()` of a batch, to be differentiated by the parameters of `model`.
+
+        model:     in training mode, and left so.
+        x, y:      inputs `(N, *shape)` and labels `(N,)`, on one device.
+        bounds:    smallest and largest input value.
+        generator: for every random number, on the CPU.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Its name and hyperparameters, as a checkpoint and a weights file keep them."""
+        values = {f.name: str(getattr(self, f.name)) for f in fields(self)}
+        return {"objective": self.name, **values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plain(Objective):
+    """Cross-entropy on the samples as they are."""
+
+    name = "plain"
+
+    def loss(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        return F.cross_entropy(model(x), y)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Objective):
+    """Cross-entropy on a batch of which a part is attacked first (Madry et al. 2018).
+
+    The inner maximum is sought by projected gradient ascent on the loss, in steps of the norm's
+    steepest direction from a random start in the ball, always for all steps. The network is in
+    evaluation mode meanwhile, so that batch norm sees no statistics of half-finished attacks.
+
+    norm:      Linf or L2.
+    eps:       radius of the ball, in the input's units.
+    steps:     of the ascent.
+    step_size: length of a step in `norm`; `2.5 eps / steps` by default, as Madry et al. advise.
+    weight:    the part of the batch that is attacked: 1 for all of it, 0.5 for the "50/50" of
+               the Manifold paper (3.1).
+    """
+
+    name = "adversarial"
+    norm: Norm = Linf
+    eps: float
+    steps: int = 10
+    step_size: float | None = None
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.norm not in (L2, Linf):
+            raise ValueError(f"adversarial training works in L2 and Linf, not {self.norm}")
+        if not self.eps > 0 or self.steps < 1:
+            raise ValueError(
+                f"eps and steps must be positive, got eps={self.eps}, steps={self.steps}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
+
+    def loss(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        # The batch is in random order, so its first samples are a random part.
+        count = round(self.weight * len(x))
+        attacked = self.attack(model, x[:count], y[:count], bounds, generator)
+        return F.cross_entropy(model(torch.cat([attacked, x[count:]])), y)
+
+    def attack(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        """The attacked samples `(N, *shape)`: within `eps` of `x` and inside the bounds."""
+        if len(x) == 0:
+            return x
+        clf = Classifier(model, bounds=bounds)
+        radius = x.new_full((len(x),), self.eps)
+        step_size = self.step_size or 2.5 * self.eps / self.steps
+        with clf.session():
+            return descend(
+                clf,
+                x,
+                self._start(x, generator),
+                Misclassified(y).loss,
+                norm=self.norm,
+                radius=radius,
+                steps=self.steps,
+                step_size=torch.full_like(radius, step_size),
+                rule="sign" if self.norm == Linf else "gradient",
+            )
+
+    def _start(self, x: Tensor, generator: Generator) -> Tensor:
+        """Random perturbations: uniform in the ball for Linf, in distance and direction for L2."""
+        if self.norm == Linf:
+            noise = self.eps * (2 * torch.rand(x.shape, generator=generator) - 1)
+        else:
+            direction = torch.randn(x.shape, generator=generator)
+            length = self.eps * torch.rand(len(x), generator=generator)
+            noise = self.norm.steepest(direction) * per_sample(length, direction)
+        return noise.to(x)
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"plain": Plain, "adversarial": Adversarial}
+
+
+def make_objective(name: str, options: Mapping[str, object] | None = None) -> Objective:
+    """The objective `name` of `OBJECTIVES` with the hyperparameters `options`.
+
+    Raises `ValueError` for an unknown name, and for an unknown, missing or bad hyperparameter.
+    """
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}; choose {', '.join(OBJECTIVES)}")
+    kind = OBJECTIVES[name]
+    known = [f.name for f in fields(kind)]
+    options = dict(options or {})
+    if "norm" in options:
+        options["norm"] = Norm.parse(options["norm"])  # type: ignore[arg-type]
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise ValueError(
+            f"objective {name!r} has no option {unknown[0]!r}; its options: "
+            f"{', '.join(known) or 'none'}"
+        )
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise ValueError(f"objective {name!r}: {error}") from error

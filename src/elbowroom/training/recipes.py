@@ -1,0 +1,95 @@
+"""Named training runs: which network on which data, with which objective and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from elbowroom import data, models
+from elbowroom.norms import L2, Linf
+from elbowroom.training.loop import EpochReport, TrainingResult, TrainingRun, train
+from elbowroom.training.objectives import Adversarial, Objective, Plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a training run starts from.
+
+    model, model_options: for `elbowroom.models.build`; its weights are drawn from the seed.
+    data:                 for `elbowroom.data.load`.
+    split, count:         the training samples: of which split, and how many (None for all).
+    validation_split, validation_count: the samples whose accuracy is reported.
+    """
+
+    model: str
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    data: str
+    split: str = "train"
+    count: int | None = None
+    validation_split: str = "test"
+    validation_count: int | None = None
+    objective: Objective = field(default_factory=Plain)
+    settings: TrainingRun = field(default_factory=TrainingRun)
+
+    def build(self) -> nn.Module:
+        """The untrained network; the same for the same seed."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.settings.seed)
+            return models.build(self.model, **self.model_options)
+
+    def run(
+        self,
+        folder: str | Path | None = None,
+        *,
+        progress: Callable[[EpochReport], None] | None = None,
+        accelerator: str = "auto",
+        metadata: Mapping[str, str] | None = None,
+    ) -> TrainingResult:
+        """Train as `elbowroom.training.train` does, which see for the arguments and errors."""
+        return train(
+            self.build(),
+            data.load(self.data, self.split, self.count),
+            self.objective,
+            self.settings,
+            validation=data.load(self.data, self.validation_split, self.validation_count),
+            folder=folder,
+            progress=progress,
+            accelerator=accelerator,
+            metadata={
+                "architecture": self.model,
+                **{f"option {name}": str(value) for name, value in self.model_options.items()},
+                **(metadata or {}),
+            },
+        )
+
+
+# Madry et al. 2018 train 100,000 steps of 50 samples, that is 83 1/3 epochs of the 60,000.
+_MADRY = TrainingRun(
+    epochs=84, batch_size=50, learning_rate=1e-4, learning_rate_decay=1.0, weight_decay=0.0
+)
+
+RECIPES: dict[str, Recipe] = {
+    "fonts-plain": Recipe(model="fonts-cnn", data="fonts"),
+    "fonts-adversarial": Recipe(
+        model="fonts-cnn", data="fonts", objective=Adversarial(norm=Linf, eps=0.1)
+    ),
+    # LRA, 5.1: the models of the MNIST challenge, and one trained in L2 with the same code.
+    "madry-mnist-plain": Recipe(model="madry-mnist", data="mnist", settings=_MADRY),
+    "madry-mnist-l2": Recipe(
+        model="madry-mnist",
+        data="mnist",
+        objective=Adversarial(norm=L2, eps=2.0, steps=40, weight=1.0),
+        settings=_MADRY,
+    ),
+    "madry-mnist-linf": Recipe(
+        model="madry-mnist",
+        data="mnist",
+        objective=Adversarial(norm=Linf, eps=0.3, steps=40, step_size=0.01, weight=1.0),
+        settings=_MADRY,
+    ),
+}
