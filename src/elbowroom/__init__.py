@@ -1,4 +1,4 @@
-"""Elbowroom: how far can an input move before a network changes its mind, or without it noticing?"""
+"""How far can an input move before a network changes its mind, or without it noticing?"""
 
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L1, L2, Linf, Norm

@@ -42,9 +42,15 @@ class Norm:
         """The norm q with 1/p + 1/q = 1: `|<u, v>| <= p(u) q(v)`."""
         return {1.0: Linf, 2.0: L2, math.inf: L1}[self.p]
 
+    def largest_l2(self, features: int) -> float:
+        """The largest L2 length of a vector of `features` entries whose length is 1."""
+        return math.sqrt(features) if self.p == math.inf else 1.0
+
     def length(self, v: Tensor) -> Tensor:
         """Lengths `(N,)` of the rows of `v` `(N, *shape)`, accumulated in float64."""
-        return torch.linalg.vector_norm(v.flatten(1), ord=self.p, dim=1, dtype=torch.float64)
+        flat: Tensor = v.flatten(1)
+        lengths: Tensor = torch.linalg.vector_norm(flat, ord=self.p, dim=1, dtype=torch.float64)
+        return lengths
 
     def project(self, v: Tensor, radius: Tensor) -> Tensor:
         """The Euclidean projection of `v` `(N, *shape)` onto the balls of `radius` `(N,)`."""

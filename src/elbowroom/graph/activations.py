@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 from elbowroom.graph import ops
 from elbowroom.graph.builder import Builder, Ref
 from elbowroom.graph.graph import UnsupportedOperationError
 
-Rule = Callable[..., Any]
+Function = Callable[[Tensor], Tensor]
 
 
 def _piecewise(
@@ -68,18 +71,39 @@ def prelu(b: Builder, x: Ref, weight: Tensor) -> Ref:
     return _piecewise(b, x, "prelu", [0.0], [slope, torch.ones_like(slope)], [0.0, 0.0])
 
 
-def smooth(name: str, function: Callable[..., Tensor], *options: str) -> Rule:
-    """A rule for a function or, with the names of its options, for the module of that kind."""
+def _smooth(
+    b: Builder, x: Ref, name: str, function: Function, lipschitz: float, deviation: float = 0.0
+) -> Ref:
+    at_zero = float(function(torch.zeros((), dtype=torch.float64)).abs())
+    return b.add(ops.Smooth(name, function, lipschitz, at_zero, deviation), x)
 
-    def rule(b: Builder, *args: Any, **kwargs: Any) -> Ref:
-        if isinstance(args[0], nn.Module):
-            kwargs = {option: getattr(args[0], option) for option in options}
-            args = args[1:]
-        x, rest = args[0], args[1:]
-        kwargs.pop("inplace", None)
-        return b.add(ops.Smooth(name, lambda z: function(z, *rest, **kwargs)), x)
 
-    return rule
+def tanh(b: Builder, x: Ref) -> Ref:
+    return _smooth(b, x, "tanh", torch.tanh, 1.0)
+
+
+def sigmoid(b: Builder, x: Ref) -> Ref:
+    return _smooth(b, x, "sigmoid", torch.sigmoid, 0.25)
+
+
+def silu(b: Builder, x: Ref, inplace: bool = False) -> Ref:
+    return _smooth(b, x, "silu", F.silu, 1.0999)  # |silu'| <= 1.09984
+
+
+def gelu(b: Builder, x: Ref, approximate: str = "none") -> Ref:
+    # |gelu'| <= 1.12891, of the tanh form 1.12924.
+    return _smooth(b, x, "gelu", partial(F.gelu, approximate=approximate), 1.1293)
+
+
+def elu(b: Builder, x: Ref, alpha: float = 1.0, inplace: bool = False) -> Ref:
+    return _smooth(b, x, "elu", partial(F.elu, alpha=alpha), max(1.0, abs(alpha)))
+
+
+def softplus(b: Builder, x: Ref, beta: float = 1.0, threshold: float = 20.0) -> Ref:
+    # PyTorch jumps to the identity at beta x = threshold.
+    jump = math.log1p(math.exp(-threshold)) / beta
+    function = partial(F.softplus, beta=beta, threshold=threshold)
+    return _smooth(b, x, "softplus", function, 1.0, jump)
 
 
 def dropout(

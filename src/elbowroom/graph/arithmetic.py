@@ -28,9 +28,17 @@ def _sample_constant(b: Builder, x: Ref, value: Tensor | float) -> Tensor:
     return constant
 
 
-def affine(b: Builder, x: Ref, scale: Tensor | float, shift: Tensor | float) -> Ref:
-    op = ops.ChannelAffine(_sample_constant(b, x, scale), _sample_constant(b, x, shift))
-    return b.add(op, x)
+def affine(
+    b: Builder,
+    x: Ref,
+    scale: Tensor | float,
+    shift: Tensor | float,
+    magnitude: Tensor | float | None = None,
+) -> Ref:
+    """`scale x + shift`; `magnitude` bounds the terms of the shift, by default itself."""
+    shift = _sample_constant(b, x, shift)
+    size = shift.abs() if magnitude is None else _sample_constant(b, x, magnitude)
+    return b.add(ops.ChannelAffine(_sample_constant(b, x, scale), shift, size), x)
 
 
 def add(b: Builder, x: Any, y: Any, *, alpha: float = 1) -> Ref:

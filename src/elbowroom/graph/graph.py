@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from elbowroom.graph.ops import Operation
 
@@ -34,7 +35,7 @@ class Node:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Graph:
     """`nodes[0]` is the input, `nodes[-1]` the logits; `dtype` is that of the weights."""
 
@@ -44,6 +45,16 @@ class Graph:
     @property
     def input_shape(self) -> tuple[int, ...]:
         return self.nodes[0].shape
+
+    def to(self, dtype: torch.dtype) -> Graph:
+        """The same graph with every tensor in `dtype`."""
+
+        def converted(op: Operation) -> Operation:
+            values = {f.name: getattr(op, f.name) for f in fields(op)}
+            tensors = {name: v.to(dtype) for name, v in values.items() if isinstance(v, Tensor)}
+            return replace(op, **tensors)
+
+        return Graph(tuple(replace(node, op=converted(node.op)) for node in self.nodes), dtype)
 
     def interpret(
         self, table: Mapping[type[Operation], Callable[..., T]], start: T, reading: str

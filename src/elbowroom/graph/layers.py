@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from elbowroom.graph import ops
@@ -66,11 +67,11 @@ def batch_norm(
     scale = (running_var.double() + eps).rsqrt()
     if weight is not None:
         scale = scale * weight.detach().double()
-    shift = -running_mean.double() * scale
-    if bias is not None:
-        shift = shift + bias.detach().double()
+    centre = running_mean.double() * scale
+    offset = torch.zeros_like(centre) if bias is None else bias.detach().double()
     channels = (-1, *[1] * (len(b.shape(x)) - 2))
-    return affine(b, x, scale.reshape(channels), shift.reshape(channels))
+    terms = (scale, offset - centre, offset.abs() + centre.abs())
+    return affine(b, x, *(term.reshape(channels) for term in terms))
 
 
 def batch_norm_module(b: Builder, m: nn.BatchNorm1d | nn.BatchNorm2d, x: Ref) -> Ref:

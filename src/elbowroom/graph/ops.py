@@ -44,13 +44,17 @@ class Conv(Operation):
 
 @dataclass(frozen=True, eq=False)
 class ChannelAffine(Operation):
-    """`scale * x + shift`; both broadcast against a sample.
+    """`scale * x + shift`; all fields broadcast against a sample.
 
     Batch norm in evaluation mode, input normalisation, arithmetic with constants.
+
+    magnitude: sum of the absolute terms that `shift` was made of; its rounding error is
+               proportional to them even where they cancel.
     """
 
     scale: Tensor
     shift: Tensor
+    magnitude: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +115,17 @@ class PiecewiseAffine(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Smooth(Operation):
-    """A smooth elementwise activation: tanh, sigmoid, softplus, ..."""
+    """A smooth elementwise activation: tanh, sigmoid, softplus, ...
+
+    lipschitz: bound on its slope. at_zero: `|function(0)|`.
+    deviation: by how much PyTorch's formula may differ from the smooth function.
+    """
 
     name: str
     function: Callable[[Tensor], Tensor]
+    lipschitz: float
+    at_zero: float
+    deviation: float
 
 
 @dataclass(frozen=True, eq=False)

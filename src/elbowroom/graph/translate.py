@@ -25,21 +25,20 @@ def _with_options(rule: Rule, options: tuple[str, ...]) -> Rule:
     return lambda b, m, x: rule(b, x, *(getattr(m, option) for option in options))
 
 
-_SMOOTH: list[tuple[str, Any, Any, tuple[str, ...]]] = [
-    ("tanh", torch.tanh, nn.Tanh, ()),
-    ("sigmoid", torch.sigmoid, nn.Sigmoid, ()),
-    ("softplus", F.softplus, nn.Softplus, ("beta", "threshold")),
-    ("elu", F.elu, nn.ELU, ("alpha",)),
-    ("silu", F.silu, nn.SiLU, ()),
-    ("gelu", F.gelu, nn.GELU, ("approximate",)),
+# Activations: the function, the module, and the module's attributes that are its options.
+_ACTIVATIONS: list[tuple[Rule, Any, Any, tuple[str, ...]]] = [
+    (activations.relu, F.relu, nn.ReLU, ()),
+    (activations.relu6, F.relu6, nn.ReLU6, ()),
+    (activations.leaky_relu, F.leaky_relu, nn.LeakyReLU, ("negative_slope",)),
+    (activations.hardtanh, F.hardtanh, nn.Hardtanh, ("min_val", "max_val")),
+    (activations.prelu, F.prelu, nn.PReLU, ("weight",)),
+    (activations.tanh, torch.tanh, nn.Tanh, ()),
+    (activations.sigmoid, torch.sigmoid, nn.Sigmoid, ()),
+    (activations.silu, F.silu, nn.SiLU, ()),
+    (activations.gelu, F.gelu, nn.GELU, ("approximate",)),
+    (activations.elu, F.elu, nn.ELU, ("alpha",)),
+    (activations.softplus, F.softplus, nn.Softplus, ("beta", "threshold")),
 ]
-_PIECEWISE: list[tuple[Any, Any, tuple[str, ...]]] = [
-    (activations.relu, nn.ReLU, ()),
-    (activations.leaky_relu, nn.LeakyReLU, ("negative_slope",)),
-    (activations.hardtanh, nn.Hardtanh, ("min_val", "max_val")),
-    (activations.prelu, nn.PReLU, ("weight",)),
-]
-
 
 MODULES: dict[Any, Rule] = {
     Normalize: arithmetic.normalize,
@@ -60,12 +59,10 @@ MODULES: dict[Any, Rule] = {
     nn.Dropout: lambda b, m, x: x,
     nn.Dropout1d: lambda b, m, x: x,
     nn.Dropout2d: lambda b, m, x: x,
-    nn.ReLU6: lambda b, m, x: activations.relu6(b, x),
     nn.LocalResponseNorm: _with_options(
         activations.local_response_norm, ("size", "alpha", "beta", "k")
     ),
-    **{module: _with_options(rule, options) for rule, module, options in _PIECEWISE},
-    **{module: activations.smooth(name, f, *options) for name, f, module, options in _SMOOTH},
+    **{module: _with_options(rule, options) for rule, _, module, options in _ACTIVATIONS},
 }
 
 FUNCTIONS: dict[Any, Rule] = {
@@ -103,20 +100,15 @@ FUNCTIONS: dict[Any, Rule] = {
     torch.squeeze: arithmetic.squeeze,
     torch.unsqueeze: arithmetic.unsqueeze,
     getattr: arithmetic.attribute,
-    F.relu: activations.relu,
     torch.relu: activations.relu,
-    F.relu6: activations.relu6,
-    F.leaky_relu: activations.leaky_relu,
-    F.hardtanh: activations.hardtanh,
-    F.prelu: activations.prelu,
     torch.clamp: activations.clamp,
     torch.abs: activations.absolute,
     F.dropout: activations.dropout,
     F.dropout2d: activations.dropout,
     F.local_response_norm: activations.local_response_norm,
-    **{f: activations.smooth(name, f) for name, f, _, _ in _SMOOTH},
-    F.tanh: activations.smooth("tanh", torch.tanh),
-    F.sigmoid: activations.smooth("sigmoid", torch.sigmoid),
+    **{function: rule for rule, function, _, _ in _ACTIVATIONS},
+    F.tanh: activations.tanh,
+    F.sigmoid: activations.sigmoid,
 }
 
 METHODS: dict[str, Rule] = {
@@ -139,6 +131,6 @@ METHODS: dict[str, Rule] = {
     "relu_": activations.relu,
     "clamp": activations.clamp,
     "abs": activations.absolute,
-    "tanh": activations.smooth("tanh", torch.tanh),
-    "sigmoid": activations.smooth("sigmoid", torch.sigmoid),
+    "tanh": activations.tanh,
+    "sigmoid": activations.sigmoid,
 }

@@ -1,0 +1,58 @@
+"""The samples that a report shows, with what was found for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class SensitivityExample:
+    """A sample and the nearest point that is decided otherwise. Arrays have a sample's shape."""
+
+    index: int
+    original: Array
+    label: str
+    adversarial: Array
+    decision: str  # at `adversarial`
+    distance: float  # in the audit's norm
+    radius: float  # certified, same norm; 0 without a certificate
+    method: str  # the attack that found it
+
+
+@dataclass(frozen=True)
+class InvarianceExample:
+    """Two images with (almost) the same logits: `target` and `example`, made from `toward`."""
+
+    index: int
+    target: Array
+    target_label: str
+    toward: Array
+    toward_label: str
+    example: Array
+    distance: float  # L2 between `example` and `toward`
+    feature_mse: float
+    target_logits: Array  # (K,)
+    example_logits: Array  # (K,)
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What the page shows besides the summary.
+
+    bounds: lower and upper end of the grey scale for drawing.
+    attacked, certified: for every rightly classified sample, the distance of the nearest example
+        (inf where no attack succeeded) and the certified radius.
+    invariance: distance of every pair that succeeded.
+    """
+
+    bounds: tuple[float, float]
+    attacked: NDArray[np.float64]
+    certified: NDArray[np.float64]
+    invariance: NDArray[np.float64]
+    sensitivity_examples: list[SensitivityExample]
+    invariance_examples: list[InvarianceExample]

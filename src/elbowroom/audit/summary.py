@@ -1,0 +1,134 @@
+"""`summary.json`: the documented, versioned result of an audit.
+
+The pydantic models below are the schema; `docs/summary.schema.json` is generated from them. A
+change that a reader could notice needs a new number in `SCHEMA`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA = "elbowroom-summary/1"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CurvePoint(_Part):
+    """Robust accuracy at `eps` lies between `certified` and `attacked`."""
+
+    eps: float = Field(description="distance in the audit's norm, in the input's units")
+    certified: float = Field(description="share of samples classified rightly with radius >= eps")
+    attacked: float = Field(
+        description="share of samples classified rightly with no example <= eps"
+    )
+
+
+class AttackSummary(_Part):
+    """One attack, over the rightly classified samples."""
+
+    method: str
+    success_rate: float
+    median: float | None = Field(description="median distance, failures as infinite; null if that")
+    mean: float | None = Field(description="mean distance over the successes; null if none")
+    best_on: float = Field(description="share of samples for which no attack found anything nearer")
+
+
+class ClassSummary(_Part):
+    """One class: sensitivity over its rightly classified samples, invariance over its pairs."""
+
+    label: str
+    samples: int
+    clean_accuracy: float
+    median_attacked: float | None
+    median_certified: float | None
+    median_invariance: float | None
+
+
+class Sensitivity(_Part):
+    """How far inputs can move before the decision changes; medians over the rightly classified."""
+
+    norm: str
+    median_attacked: float | None = Field(description="upper bound; null if most attacks failed")
+    median_certified: float | None = Field(description="lower bound; null without a certificate")
+    curve: list[CurvePoint]
+    attacks: list[AttackSummary]
+
+
+class Invariance(_Part):
+    """How far inputs can be from each other with the same logits.
+
+    For each sample a random image of another class is moved until it has the sample's logits.
+    Small distances say: almost any picture can be given these logits.
+    """
+
+    method: str
+    pairs: int
+    success_rate: float
+    tolerance: float = Field(description="largest mean squared difference of logits that counts")
+    median_distance: float | None = Field(
+        description="L2 from the other image; null if most failed"
+    )
+    median_distance_linf: float | None
+    median_between_images: float = Field(description="L2 between the two images, for comparison")
+    max_feature_mse: float | None = Field(description="over the successes; null if none")
+
+
+class MethodCost(_Part):
+    """Per sample: passes through the network, and seconds."""
+
+    kind: Literal["attack", "certificate", "invariance"]
+    forward: float
+    backward: float
+    jvp: float
+    vjp: float
+    seconds: float
+
+
+class TrustCheck(_Part):
+    """A check that the measurement itself is sound."""
+
+    check: str
+    passed: bool
+    detail: str
+
+
+class ModelSummary(_Part):
+    name: str
+    dtype: str
+    fingerprint: str = Field(description="SHA-256 of the weights and the architecture")
+    parameters: int
+
+
+class DataSummary(_Part):
+    name: str
+    split: str
+    source: str
+    classes: list[str]
+    shape: list[int]
+    fingerprint: str = Field(description="SHA-256 of the samples, labels and indices measured")
+
+
+class Summary(_Part):
+    """Everything the card and the page show, except the pictures."""
+
+    schema_: str = Field(default=SCHEMA, alias="schema")
+    elbowroom: str = Field(description="version of the package")
+    config: str = Field(description="hash of the configuration the results were computed with")
+    seed: int
+    model: ModelSummary
+    data: DataSummary
+    samples: int
+    clean_accuracy: float
+    sensitivity: Sensitivity
+    invariance: Invariance | None
+    classes: list[ClassSummary]
+    cost: dict[str, MethodCost]
+    trust: list[TrustCheck]
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
+    )

@@ -1,0 +1,8 @@
+"""Lower bounds: radii within which the decision provably cannot change."""
+
+from elbowroom.certificates.base import Certificate
+from elbowroom.certificates.lipschitz import GlobalLipschitz
+
+CERTIFICATES: dict[str, type[Certificate]] = {"global-lipschitz": GlobalLipschitz}
+
+__all__ = ["CERTIFICATES", "Certificate", "GlobalLipschitz"]
