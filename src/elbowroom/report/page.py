@@ -1,0 +1,49 @@
+"""From a summary and its exhibits to one HTML page without any other file."""
+
+from __future__ import annotations
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from elbowroom.audit.gallery import Exhibits
+from elbowroom.audit.summary import Summary
+from elbowroom.report.charts import charts, distance_notes
+from elbowroom.report.exhibits import invariance_views, sensitivity_views
+from elbowroom.report.figures import count, number, percent, unit
+from elbowroom.report.pictures import channel_note, is_picture
+from elbowroom.report.words import answers
+
+
+def render(summary: Summary, exhibits: Exhibits) -> str:
+    """The page as a string: readable offline, in light and dark, on paper and on a phone."""
+    shape = tuple(summary.data.shape)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            summary=summary,
+            exhibits=exhibits,
+            answers=answers(summary, exhibits),
+            failed=[check for check in summary.trust if not check.passed],
+            charts=charts(summary, exhibits),
+            distance_notes=distance_notes(summary, exhibits),
+            sensitive=sensitivity_views(exhibits, summary.sensitivity.norm),
+            invariant=invariance_views(exhibits, summary.data.classes),
+            channel_note=channel_note(shape) if is_picture(shape) else None,
+            plotly=Markup(get_plotlyjs()),
+        )
+    )
+
+
+def _environment() -> Environment:
+    """Everything is escaped, save the style sheet and scripts that ship with the packages."""
+    environment = Environment(
+        loader=PackageLoader("elbowroom.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(number=number, percent=percent, count=count, unit=unit)
+    return environment

@@ -1,0 +1,60 @@
+// Draws the charts in the colours of the page's theme, and again when the theme changes.
+(() => {
+  "use strict";
+  const charts = JSON.parse(document.getElementById("charts").textContent);
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+  const colour = (name) =>
+    getComputedStyle(document.documentElement).getPropertyValue("--" + name).trim();
+
+  const axis = (given) => ({
+    ...given,
+    title: {...given.title, standoff: 12},
+    gridcolor: colour("line"),
+    linecolor: colour("muted"),
+    zeroline: false,
+    showline: true,
+    ticks: "outside",
+    tickcolor: colour("line"),
+    automargin: true,
+    fixedrange: true,
+  });
+
+  const traces = (chart) => chart.data.map((trace) => ({
+    ...trace,
+    line: {...trace.line, color: colour(trace.meta)},
+    fillcolor: colour("band"),
+  }));
+
+  const layout = (given) => ({
+    ...given,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: {color: colour("ink"), family: getComputedStyle(document.body).fontFamily, size: 13},
+    hoverlabel: {bgcolor: colour("card"), bordercolor: colour("line"), font: {color: colour("ink")}},
+    legend: {orientation: "h", x: 0, y: 1.02, yanchor: "bottom"},
+    margin: {l: 8, r: 12, t: 8, b: 8},
+    dragmode: false,
+    xaxis: axis(given.xaxis),
+    yaxis: axis(given.yaxis),
+    shapes: (given.shapes || []).map((shape) => ({
+      ...shape,
+      line: {...shape.line, color: colour("muted")},
+    })),
+  });
+
+  const draw = () => {
+    for (const [id, chart] of Object.entries(charts)) {
+      Plotly.react(id, traces(chart), layout(chart.layout), {
+        displayModeBar: false,
+        responsive: true,
+      });
+    }
+  };
+  dark.addEventListener("change", draw);
+  draw();
+
+  // Paper has its own width, which no resize event announces.
+  const fit = () => Object.keys(charts).forEach((id) => Plotly.Plots.resize(id));
+  addEventListener("beforeprint", fit);
+  addEventListener("afterprint", fit);
+})();

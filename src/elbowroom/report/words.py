@@ -1,0 +1,135 @@
+"""The answers at the top of the page, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from elbowroom.audit.gallery import Exhibits
+from elbowroom.audit.summary import Summary
+from elbowroom.report.figures import count, number, percent, unit
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One question, its figure with unit, and what the figure says.
+
+    key: names the colour; the same one as in the charts.
+    figure: None where there is nothing to state; `sentences` then say why.
+    """
+
+    key: str
+    question: str
+    figure: str | None
+    unit: str
+    caption: str
+    sentences: list[str]
+
+
+def answers(summary: Summary, exhibits: Exhibits) -> list[Answer]:
+    """Too sensitive, guaranteed, too invariant: in this order."""
+    return [_sensitive(summary, exhibits), _guaranteed(summary, exhibits), _invariant(summary)]
+
+
+NOTHING_RIGHT = "No sample is classified rightly, so there is no right decision to change."
+
+
+def _sensitive(summary: Summary, exhibits: Exhibits) -> Answer:
+    median = summary.sensitivity.median_attacked
+    failed, total = int(np.isinf(exhibits.attacked).sum()), len(exhibits.attacked)
+    sentences = []
+    if total == 0:
+        sentences.append(NOTHING_RIGHT)
+    elif median is None:
+        sentences.append(
+            "For most of the rightly classified samples no attack found an input that is "
+            "decided otherwise. That is no proof that there is none."
+        )
+    else:
+        sentences.append(
+            "Half of the rightly classified samples are decided otherwise after a move this "
+            "small or smaller. The nearest such input may be nearer still."
+        )
+        if summary.invariance and summary.sensitivity.norm == "L2":
+            between = summary.invariance.median_between_images
+            if between > 0:
+                sentences.append(
+                    f"For scale: it is {percent(median / between)} of the median distance between "
+                    "two samples of different classes."
+                )
+    if failed:
+        sentences.append(
+            f"No attack succeeded on {count(failed)} of {count(total)} samples; "
+            "they count as infinitely far."
+        )
+    return Answer(
+        "attacked",
+        "Too sensitive?",
+        None if median is None else number(median),
+        unit(summary.sensitivity.norm),
+        "median distance of the nearest example found: an upper bound",
+        sentences,
+    )
+
+
+def _guaranteed(summary: Summary, exhibits: Exhibits) -> Answer:
+    median, upper = summary.sensitivity.median_certified, summary.sensitivity.median_attacked
+    if len(exhibits.certified) == 0:
+        sentences = [NOTHING_RIGHT]
+    elif median is None:
+        sentences = ["No certificate was computed: nothing is guaranteed, however small the move."]
+    elif median == 0:
+        sentences = ["For at least half of the rightly classified samples nothing is guaranteed."]
+    else:
+        sentences = [
+            "Half of the rightly classified samples provably keep their decision within this "
+            "radius: nothing nearer can change it."
+        ]
+    if median is not None and upper is not None:
+        sentences.append(
+            f"The true median distance lies between {number(median)} and {number(upper)}."
+        )
+    return Answer(
+        "certified",
+        "What is guaranteed?",
+        None if median is None else number(median),
+        unit(summary.sensitivity.norm),
+        "median certified radius: a lower bound",
+        sentences,
+    )
+
+
+def _invariant(summary: Summary) -> Answer:
+    found = summary.invariance
+    if found is None:
+        sentences = ["Invariance was not measured."]
+    elif found.pairs == 0:
+        sentences = ["There was no pair of samples of different classes to measure."]
+    else:
+        apart = number(found.median_between_images)
+        sentences = [
+            "For each pair of samples of different classes, the one is moved until it has the "
+            f"logits of the other. The two are {apart} apart (median, L2)."
+        ]
+        if found.median_distance is None:
+            sentences.append("For most pairs no such input was found; that is no proof of absence.")
+        elif found.median_between_images > 0:
+            part = percent(found.median_distance / found.median_between_images)
+            sentences.append(
+                f"A move of {part} of that is enough. The smaller, the less the network notices."
+            )
+        sentences.append(f"It worked for {percent(found.success_rate)} of {_pairs(found.pairs)}.")
+    median = found.median_distance if found else None
+    return Answer(
+        "invariance",
+        "Too invariant?",
+        None if median is None else number(median),
+        unit("L2"),
+        "median distance at which a random other sample has the same logits",
+        sentences,
+    )
+
+
+def _pairs(pairs: int) -> str:
+    return f"{count(pairs)} pair" if pairs == 1 else f"{count(pairs)} pairs"
