@@ -1,8 +1,24 @@
 """How far can an input move before a network changes its mind, or without it noticing?"""
 
+from elbowroom import attacks, certificates, data, invariance, models
+from elbowroom.audit import Card
 from elbowroom.classifier import Classifier
+from elbowroom.job import audit
 from elbowroom.norms import L1, L2, Linf, Norm
+from elbowroom.version import __version__
 
-__version__ = "0.1.0"
-
-__all__ = ["L1", "L2", "Classifier", "Linf", "Norm", "__version__"]
+__all__ = [
+    "L1",
+    "L2",
+    "Card",
+    "Classifier",
+    "Linf",
+    "Norm",
+    "__version__",
+    "attacks",
+    "audit",
+    "certificates",
+    "data",
+    "invariance",
+    "models",
+]

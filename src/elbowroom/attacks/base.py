@@ -79,34 +79,3 @@ class Attack(ABC):
     @abstractmethod
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         """The best points `(N, *shape)` this attack finds; unchanged or hopeless ones may fail."""
-
-
-class Best:
-    """The best point seen for each sample: the closest success, or else the nearest miss."""
-
-    def __init__(self, x: Tensor, norm: Norm) -> None:
-        self.origin = x
-        self.norm = norm
-        self.point = x.clone()
-        self.met = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.distance = torch.full((len(x),), torch.inf, device=x.device, dtype=torch.float64)
-        self.margin = torch.full((len(x),), torch.inf, device=x.device, dtype=x.dtype)
-
-    def offer(
-        self, point: Tensor, logits: Tensor, goal: Goal, where: Tensor | None = None
-    ) -> Tensor:
-        """Keep `point` `(N, *shape)` for the samples (of `where`) it is better for.
-
-        Returns which rows of `logits` meet the goal.
-        """
-        met = goal.met(logits)
-        distance = self.norm.length(point - self.origin)
-        margin = goal.margin(logits)
-        better = torch.where(met, distance < self.distance, ~self.met & (margin < self.margin))
-        if where is not None:
-            better &= where
-        self.point = torch.where(per_sample(better, point), point, self.point)
-        self.distance = torch.where(better & met, distance, self.distance)
-        self.margin = torch.where(better, margin, self.margin)
-        self.met |= better & met
-        return met

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elbowroom.attacks.adam import Adam, cosine_decay
-from elbowroom.attacks.base import Attack, Best
+from elbowroom.attacks.base import Attack
 from elbowroom.attacks.guides import first_order_distance, guides
 from elbowroom.classifier import Classifier
 from elbowroom.goals import Goal
 from elbowroom.norms import L2, per_sample
+from elbowroom.optimise import Adam, Best, cosine_decay
 from elbowroom.sampling import SampleRng
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elbowroom.attacks.base import Attack, Best
+from elbowroom.attacks.base import Attack
 from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.norms import L2, Norm, per_sample
+from elbowroom.optimise import Best
 from elbowroom.sampling import SampleRng
 
 

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from elbowroom.attacks.adam import Adam
-from elbowroom.attacks.base import Attack, Best
+from elbowroom.attacks.base import Attack
 from elbowroom.attacks.line_search import shorten
 from elbowroom.classifier import Classifier
 from elbowroom.goals import Goal
 from elbowroom.norms import L2, Linf, Norm, per_sample
+from elbowroom.optimise import Adam, Best
 from elbowroom.sampling import SampleRng
 
 StepRule = Literal["gradient", "sign", "adam"]

@@ -1,0 +1,128 @@
+"""The main job without its page: plan, run, store, summarise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from elbowroom.audit.card import Card
+from elbowroom.audit.config import (
+    AuditConfig,
+    MethodConfig,
+    default_methods,
+    describe_bounds,
+    describe_data,
+    describe_model,
+)
+from elbowroom.audit.gallery import Exhibits
+from elbowroom.audit.run import Progress, Samples, pair_up, run
+from elbowroom.audit.store import Store
+from elbowroom.audit.summarise import exhibit, summarise
+from elbowroom.audit.summary import Summary, TrustCheck
+from elbowroom.audit.tables import read_tables
+from elbowroom.audit.trust import model_checks, recheck, table_checks
+from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.data import Dataset
+from elbowroom.norms import L2, Norm
+from elbowroom.version import __version__
+
+__all__ = ["AuditConfig", "Card", "MethodConfig", "Progress", "Store", "Summary", "measure", "read"]
+
+TRUST = "trust.json"
+_CHECKS = TypeAdapter(list[TrustCheck])
+
+
+def measure(
+    clf: Classifier | nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    out: str | Path = "runs/audit",
+    *,
+    norm: Norm | str = L2,
+    methods: dict[str, MethodConfig] | None = None,
+    indices: list[int] | None = None,
+    seed: int = 0,
+    chunk: int = 32,
+    unit: int = 32,
+    progress: Progress | None = None,
+) -> None:
+    """Measure a classifier on data and store every result; `read` gives them back.
+
+    data:     a `Dataset`, or inputs `(N, *shape)` and labels `(N,)`.
+    out:      folder (or fsspec URL) for results; finished parts are kept, and running the same
+              audit again continues where it stopped.
+    norm:     of the sensitivity part.
+    methods:  by the names the report shows; the default set for the norm if None.
+    indices:  the samples' numbers in their data set, which seed their randomness; 0..N-1 by
+              default. Results are bitwise independent of the order of the samples.
+    chunk:    samples computed together; results differ in the last bits between chunk sizes.
+    unit:     samples stored together; what a crash can lose at most.
+    progress: called with (units done, units in all, method).
+
+    Raises `ValueError` for unusable inputs and for a folder that holds another audit; `OSError`
+    if results cannot be written (what is finished stays).
+    """
+    clf = as_classifier(clf)
+    if not isinstance(data, Dataset):
+        x, y = data
+        data = _describe(clf, x, y)
+    else:
+        x, y = data.x.to(device=clf.device, dtype=clf.dtype), data.y
+    x, y = clf.validate(x, y)
+    indices = list(range(len(x))) if indices is None else [int(i) for i in indices]
+    if len(indices) != len(x) or len(set(indices)) != len(x):
+        raise ValueError(f"indices must be {len(x)} different numbers, one per sample")
+    if chunk < 1 or unit < 1:
+        raise ValueError("chunk and unit must be at least 1")
+    norm = Norm.parse(norm)
+    samples = Samples(x, y, indices, pair_up(indices, y.tolist(), seed))
+    config = AuditConfig(
+        elbowroom=__version__,
+        model=describe_model(clf),
+        data=describe_data(data, x, y, indices),
+        bounds=describe_bounds(clf),
+        samples=len(x),
+        norm=str(norm),
+        seed=seed,
+        chunk=chunk,
+        unit=unit,
+        methods=methods or default_methods(clf, x, norm, seed),
+    )
+    for method in config.methods.values():
+        method.build()  # a wrong option shows now and not after an hour
+    store = Store(str(out))
+    store.claim(config)
+    run(clf, config, samples, store, progress)
+    tables = read_tables(store, config)
+    checks = [*model_checks(clf, x, y, norm), recheck(clf, tables, y)]
+    store.write(TRUST, _CHECKS.dump_json(checks, indent=2))
+
+
+def read(out: str | Path) -> tuple[Summary, Exhibits]:
+    """The summary of a finished audit, made anew from its stored results, and its exhibits.
+
+    Raises `ValueError` saying what is missing if the audit is not finished.
+    """
+    store = Store(str(out))
+    config = store.config()
+    tables = read_tables(store, config)
+    if not store.exists(TRUST):
+        raise ValueError(f"the audit in {out} is not finished; run it again to resume it")
+    checks = [*_CHECKS.validate_json(store.read(TRUST)), *table_checks(tables)]
+    return summarise(config, tables, checks), exhibit(tables)
+
+
+def _describe(clf: Classifier, x: Tensor, y: Tensor) -> Dataset:
+    """A name for inputs given as tensors."""
+    clf.validate(x, y)
+    return Dataset(
+        name="tensors",
+        split="all",
+        x=x.detach().float().cpu(),
+        y=y.long().cpu(),
+        classes=tuple(str(label) for label in range(int(y.max()) + 1)),
+        bounds=(-math.inf, math.inf),
+        source="given as tensors",
+    )

@@ -1,0 +1,77 @@
+"""The result of an audit in one object: print it, query it, open its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from elbowroom.audit.summary import Summary
+
+
+@dataclass(frozen=True)
+class Card:
+    """A finished audit.
+
+    summary: the content of `summary.json`.
+    folder:  where everything is stored; `page` and `summary_file` lie in it.
+    """
+
+    summary: Summary
+    folder: str
+
+    @property
+    def page(self) -> str:
+        return f"{self.folder}/report.html"
+
+    @property
+    def summary_file(self) -> str:
+        return f"{self.folder}/summary.json"
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<22}{value}" for name, value in self.rows())
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The lines of the card: a name and a value each."""
+        s = self.summary
+        lines = [
+            ("model", f"{s.model.name} ({s.model.parameters:,} parameters, {s.model.dtype})"),
+            ("data", f"{s.data.name}/{s.data.split}, {s.samples} samples"),
+            ("clean accuracy", f"{s.clean_accuracy:.2%}"),
+            ("too sensitive", self._sensitive()),
+            ("guaranteed", self._guaranteed()),
+            ("too invariant", self._invariant()),
+            ("measurement", self._trust()),
+            ("time", f"{sum(c.seconds for c in s.cost.values()) * s.samples:.1f} s"),
+        ]
+        return lines
+
+    def _sensitive(self) -> str:
+        s = self.summary.sensitivity
+        if s.median_attacked is None:
+            return "no attack changes the decision of half of the samples"
+        return f"decision changes within {number(s.median_attacked)} {s.norm} (median, upper bound)"
+
+    def _guaranteed(self) -> str:
+        s = self.summary.sensitivity
+        if s.median_certified is None:
+            return "no certificate for this network"
+        return f"nothing happens within {number(s.median_certified)} {s.norm} (median, lower bound)"
+
+    def _invariant(self) -> str:
+        i = self.summary.invariance
+        if i is None:
+            return "not measured: the samples have one class only"
+        if i.median_distance is None:
+            return f"logits of another image reached on {i.success_rate:.0%} of the pairs"
+        return (
+            f"logits of another image reached within {number(i.median_distance)} L2 (median; "
+            f"the images are {number(i.median_between_images)} apart)"
+        )
+
+    def _trust(self) -> str:
+        failed = [check.check for check in self.summary.trust if not check.passed]
+        return f"doubtful: {'; '.join(failed)}" if failed else "all checks passed"
+
+
+def number(value: float) -> str:
+    """Three significant digits, as on the page."""
+    return f"{value:.3g}"

@@ -1,0 +1,84 @@
+"""What every inversion shares: checking inputs, the re-check, the distances."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.goals import SameLogits
+from elbowroom.norms import L2, Linf, per_sample
+from elbowroom.results import InversionResult
+from elbowroom.sampling import SampleRng
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion(ABC):
+    """Searches a point with the logits of one input, close to another input.
+
+    A subclass is one frozen dataclass of hyperparameters with one method, `descend`.
+
+    tolerance: largest mean squared difference of logits that counts as the same.
+    seed:      of everything random; with the sample's index it fixes every draw.
+    """
+
+    tolerance: float = 1e-8
+    seed: int = 0
+
+    def __call__(
+        self,
+        clf: Classifier | nn.Module,
+        *,
+        start: Tensor,
+        toward: Tensor,
+        indices: Sequence[int] | None = None,
+    ) -> InversionResult:
+        """Find points with the logits of `start`, close to `toward`, both `(N, *shape)`.
+
+        indices: the samples' numbers in their data set, which seed their randomness.
+        Raises `ValueError` for inputs that `Classifier.validate` refuses.
+        """
+        clf = as_classifier(clf)
+        if start.shape != toward.shape:
+            raise ValueError(
+                f"start and toward must have one shape, got {tuple(start.shape)} and "
+                f"{tuple(toward.shape)}"
+            )
+        start, _ = clf.validate(start)
+        toward, _ = clf.validate(toward)
+        rng = SampleRng(self.seed, indices if indices is not None else range(len(start)))
+        if len(rng) != len(start):
+            raise ValueError(f"{len(rng)} indices for {len(start)} samples")
+        with clf.metered() as spent:
+            wanted = clf.logits(start)
+            goal = SameLogits(wanted, torch.full_like(wanted[:, 0], self.tolerance))
+            example = clf.clamp(self.descend(clf, start, toward, goal, rng).detach())
+            finite = example.isfinite().flatten(1).all(dim=1)
+            example = torch.where(per_sample(finite, example), example, toward)
+            # As with attacks, one plain forward pass decides.
+            logits = clf.logits(example)
+            success = goal.met(logits)
+            move = example.double() - toward.double()
+            return InversionResult(
+                example=example,
+                distance=torch.where(success, L2.length(move), torch.inf),
+                distance_linf=torch.where(success, Linf.length(move), torch.inf),
+                feature_mse=goal.loss(logits).double(),
+                success=success,
+                cost=spent(),
+            )
+
+    @abstractmethod
+    def descend(
+        self,
+        clf: Classifier,
+        start: Tensor,
+        toward: Tensor,
+        goal: SameLogits,
+        rng: SampleRng,
+    ) -> Tensor:
+        """The closest points `(N, *shape)` to `toward` that meet `goal`, or the nearest misses."""
