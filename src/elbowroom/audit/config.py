@@ -114,7 +114,7 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
     def attack(method: str, **options: Any) -> MethodConfig:
         return MethodConfig(kind="attack", method=method, options={**options, "seed": seed})
 
-    pgd = attack("pgd", norm=name, eps=0.15 * size, early_stop=False, radius_steps=3)
+    pgd = attack("pgd", norm=name, eps=0.15 * size, early_stop=False, radius_steps=6)
     methods = {
         "fgs": attack("fgs", norm=name),
         "fgv": attack("fgv", norm=name),
@@ -125,7 +125,9 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
         methods |= {
             "ddn": attack("ddn"),
             "ddn-targeted": attack("ddn", runner_ups=4),
-            "carlini-wagner": attack("carlini-wagner", steps=200, search_steps=4),
+            "carlini-wagner": attack(
+                "carlini-wagner", steps=200, search_steps=4, learning_rate=0.05
+            ),
         }
     if why_uncertified(clf, x, norm) is None:
         methods["global-lipschitz"] = MethodConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from elbowroom.data.dataset import Bounds, Dataset, unknown_split
 from elbowroom.data.splits import interleaved
+from elbowroom.files import write_atomically
 from elbowroom.imports import resolve
 
 SPLITS = ("train", "val", "test")
@@ -80,6 +82,22 @@ def from_npz(path: Path, split: str) -> Dataset:
         raise ValueError(f"{path} must hold the arrays x and y; it holds {sorted(arrays)}")
     x, y = arrays.pop("x"), arrays.pop("y")
     return from_arrays(x, y, name=path.stem, split=split, source=str(path), **arrays)
+
+
+def to_npz(data: Dataset, path: str | Path) -> None:
+    """Save a data set in the form `from_npz` reads. Raises `OSError` if it cannot be written."""
+    bounds = np.stack(
+        [np.broadcast_to(np.asarray(bound, np.float32), data.shape) for bound in data.bounds]
+    )
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        x=data.x.numpy(),
+        y=data.y.numpy(),
+        classes=np.array(data.classes, dtype=np.str_),
+        bounds=bounds,
+    )
+    write_atomically(path, buffer.getvalue())
 
 
 def from_folder(path: Path, split: str) -> Dataset:

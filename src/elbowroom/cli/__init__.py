@@ -1,0 +1,48 @@
+"""The command line: `elbowroom audit`, `attack`, `certify`, `train`, `data`, `report`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from elbowroom.cli.make import data, train
+from elbowroom.cli.measure import audit, report
+from elbowroom.cli.single import attack, certify
+from elbowroom.version import __version__
+
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 something is wrong with the input or the disk (one line says what and "
+    "how to mend it); 2 wrong usage; 3 the audit finished, but a trust check failed; 130 "
+    "interrupted (run the same command again to resume)."
+)
+
+app = typer.Typer(
+    name="elbowroom",
+    help="How far can an input move before a network changes its mind, and how far without it "
+    "noticing?",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (audit, attack, certify, report, train, data):
+    app.command()(command)
+
+
+@app.callback()
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+_version.__doc__ = None
+
+
+def main() -> None:
+    """The entry point of the `elbowroom` command."""
+    app()

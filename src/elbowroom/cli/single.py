@@ -1,0 +1,246 @@
+"""Commands that run one method: `attack` and `certify`."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor
+
+from elbowroom.attacks import ATTACKS, Attack
+from elbowroom.audit import MethodConfig
+from elbowroom.certificates import CERTIFICATES, Certificate
+from elbowroom.classifier import Classifier
+from elbowroom.cli.options import (
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    MeanOption,
+    ModelOption,
+    ModelSetOption,
+    NormOption,
+    Output,
+    QuietOption,
+    SamplesOption,
+    SeedOption,
+    SplitOption,
+    StdOption,
+    WeightsOption,
+    friendly,
+    load_classifier,
+    load_data,
+    settings,
+)
+from elbowroom.files import write_atomically
+from elbowroom.results import Cost
+
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="An option of the method, NAME=VALUE; repeatable.")
+]
+SaveOption = Annotated[
+    str | None, typer.Option("--out", help="Also save every sample's result to this .npz file.")
+]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: x `(N, *shape)`, y `(N,)`, and which samples are classified rightly."""
+
+    clf: Classifier
+    x: Tensor
+    y: Tensor
+    right: Tensor
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.double().mean())
+
+
+@friendly
+def attack(
+    method: Annotated[str, typer.Argument(help=f"One of {', '.join(ATTACKS)}.")],
+    model: ModelOption = "fonts-plain",
+    weights: WeightsOption = None,
+    model_set: ModelSetOption = None,
+    data: DataOption = "fonts",
+    split: SplitOption = "test",
+    samples: SamplesOption = 100,
+    norm: Annotated[str | None, typer.Option(help="L1, L2 or Linf; the attack's own.")] = None,
+    set_: SetOption = None,
+    seed: SeedOption = 0,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    out: SaveOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run one attack: upper bounds on the distance to the decision boundary.
+
+    [bold]Examples[/bold]
+
+      elbowroom attack ddn --samples 50 --set steps=200
+
+      elbowroom attack pgd --norm Linf --set eps=0.1 --set restarts=5 --out pgd.npz
+    """
+    output = Output(quiet, as_json)
+    subject = _subject(
+        output, data, split, samples, model, weights, model_set, mean, std, device, dtype
+    )
+    built = _build("attack", method, {**settings(set_), "seed": seed}, norm)
+    assert isinstance(built, Attack)
+    found = built(subject.clf, subject.x, subject.y)
+    success, distance = found.success[subject.right], found.distance[subject.right]
+    rate = float(success.double().mean()) if len(success) else math.nan
+    lines = [
+        ("attack", f"{method} in {built.norm}, {samples} samples"),
+        ("clean accuracy", f"{subject.accuracy:.2%}"),
+        ("success", f"{rate:.1%} of the rightly classified"),
+        ("median distance", f"{_text(_median(distance))} {built.norm}"),
+        ("cost", _cost(found.cost, samples)),
+    ]
+    values = {
+        "method": method,
+        "norm": str(built.norm),
+        "samples": samples,
+        "clean_accuracy": subject.accuracy,
+        "success_rate": rate if len(success) else None,
+        "median_distance": _median(distance),
+        "cost": asdict(found.cost),
+    }
+    arrays = {"adversarial": found.adversarial, "distance": found.distance}
+    _save(out, lines, **arrays, success=found.success, label=subject.y)
+    output.result(values, lines)
+
+
+@friendly
+def certify(
+    method: Annotated[
+        str, typer.Argument(help=f"One of {', '.join(CERTIFICATES)}.")
+    ] = "global-lipschitz",
+    model: ModelOption = "fonts-plain",
+    weights: WeightsOption = None,
+    model_set: ModelSetOption = None,
+    data: DataOption = "fonts",
+    split: SplitOption = "test",
+    samples: SamplesOption = 100,
+    norm: NormOption = "L2",
+    set_: SetOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    out: SaveOption = None,
+    quiet: QuietOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Certify radii within which the decision cannot change: lower bounds.
+
+    [bold]Example[/bold]
+
+      elbowroom certify --norm Linf --samples 500 --out radii.npz
+    """
+    output = Output(quiet, as_json)
+    subject = _subject(
+        output, data, split, samples, model, weights, model_set, mean, std, device, dtype
+    )
+    built = _build("certificate", method, settings(set_), norm)
+    assert isinstance(built, Certificate)
+    found = built(subject.clf, subject.x, subject.y)
+    radius = found.radius[subject.right]
+    largest = float(radius.max()) if len(radius) else None
+    lines = [
+        ("certificate", f"{method} in {built.norm}, {samples} samples"),
+        ("sound", "yes" if found.sound else "no: kept for comparison, not a guarantee"),
+        ("clean accuracy", f"{subject.accuracy:.2%}"),
+        ("median radius", f"{_text(_median(radius))} {built.norm}"),
+        ("largest radius", f"{_text(largest)} {built.norm}"),
+        ("cost", _cost(found.cost, samples)),
+    ]
+    values = {
+        "method": method,
+        "norm": str(built.norm),
+        "sound": found.sound,
+        "samples": samples,
+        "clean_accuracy": subject.accuracy,
+        "median_radius": _median(radius),
+        "largest_radius": largest,
+        "cost": asdict(found.cost),
+    }
+    _save(out, lines, radius=found.radius, label=subject.y)
+    output.result(values, lines)
+
+
+def _subject(
+    output: Output,
+    data: str,
+    split: str,
+    samples: int,
+    model: str,
+    weights: str | None,
+    model_set: list[str] | None,
+    mean: str | None,
+    std: str | None,
+    device: str | None,
+    dtype: str | None,
+) -> _Subject:
+    dataset = load_data(output, data, split, samples)
+    clf = load_classifier(
+        model, weights, model_set, dataset, mean=mean, std=std, device=device, dtype=dtype
+    )
+    x, y = clf.validate(dataset.x.to(clf.device, clf.dtype), dataset.y)
+    with clf.session():
+        right = clf.logits(x).argmax(dim=1) == y
+    return _Subject(clf, x, y, right)
+
+
+def _build(
+    kind: Literal["attack", "certificate"], method: str, options: dict[str, Any], norm: str | None
+) -> Any:
+    if norm is not None:
+        options["norm"] = norm
+    try:
+        return MethodConfig(kind=kind, method=method, options=options).build()
+    except TypeError as error:
+        # A dataclass names the missing field: "... missing 1 required keyword-only argument: 'eps'"
+        missing = str(error).rpartition(": ")[2].strip("'")
+        raise ValueError(f"{method} needs a value: add --set {missing}=VALUE") from None
+
+
+def _save(out: str | None, lines: list[tuple[str, str]], **arrays: Tensor) -> None:
+    if out is None:
+        return
+    buffer = io.BytesIO()
+    plain: dict[str, Any] = {name: array.cpu().numpy() for name, array in arrays.items()}
+    np.savez_compressed(buffer, **plain)
+    write_atomically(out, buffer.getvalue())
+    lines.append(("saved", out))
+
+
+def _median(values: Tensor) -> float | None:
+    """None where there is no median, or an infinite one."""
+    value = float(torch.quantile(values, 0.5)) if len(values) else math.nan
+    return value if math.isfinite(value) else None
+
+
+def _text(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4g}"
+
+
+def _cost(cost: Cost, samples: int) -> str:
+    passes = ", ".join(
+        f"{getattr(cost, name) / samples:.0f} {name}"
+        for name in ("forward", "backward", "jvp", "vjp")
+        if getattr(cost, name)
+    )
+    return f"{passes} passes and {cost.seconds / samples * 1e3:.1f} ms a sample"
