@@ -61,7 +61,7 @@ def robust_accuracy(summary: Summary) -> Chart:
     norm = escape(unit(summary.sensitivity.norm))
     layout = {
         "xaxis": {
-            "title": {"text": f"eps: largest move ({norm})"},
+            "title": {"text": f"eps, the largest move<br>{norm}"},
             "range": [0, max(eps) or 1],
             "hoverformat": ".3g",
         },
@@ -107,12 +107,12 @@ def distances(summary: Summary, exhibits: Exhibits) -> Chart:
     ends = [float(np.log10(low)), float(np.log10(high))]
     layout = {
         "xaxis": {
-            "title": {"text": f"distance ({norm})"},
+            "title": {"text": f"distance<br>{norm}"},
             "type": "log",
             "range": ends,
             # Over many decades, label the powers of ten alone.
             **({"dtick": 1} if ends[1] - ends[0] > 2 else {}),
-            "exponentformat": "power",
+            "tickformat": "~g",
         },
         "yaxis": {
             "title": {"text": "share at or below"},

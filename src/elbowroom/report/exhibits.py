@@ -103,17 +103,17 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
             name, bounds = f"sample {found.index}", exhibits.bounds
             result = f"the other sample, moved by {number(found.distance)} (L2)"
             pictures = [
-                picture(found.target, bounds, f"{name}: {found.target_label}", "these logits"),
-                picture(found.toward, bounds, f"another sample: {found.toward_label}", "start"),
+                picture(found.target, bounds, f"{name}: {found.target_label}", "target"),
                 picture(
-                    found.example, bounds, f"{result}: has the logits of {name}", "same logits"
+                    found.toward, bounds, f"another sample: {found.toward_label}", "other sample"
                 ),
+                picture(found.example, bounds, f"{result}: has the logits of {name}", "result"),
             ]
         else:
             columns = [
-                ("these logits", found.target),
-                ("start", found.toward),
-                ("same logits", found.example),
+                ("target", found.target),
+                ("other sample", found.toward),
+                ("result", found.example),
             ]
             features = _features(columns, found.toward, found.example)
         logits = _logits(found.target_logits, found.example_logits, classes)

@@ -45,5 +45,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # Not a number is not JSON: better no page than one whose charts stay empty.
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
     environment.filters.update(number=number, percent=percent, count=count, unit=unit)
     return environment

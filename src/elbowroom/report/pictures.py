@@ -40,10 +40,10 @@ def channel_note(shape: tuple[int, ...]) -> str | None:
     """What a reader must know about the channels, if anything."""
     channels = shape[0] if len(shape) == 3 else 1
     if channels == 3:
-        return "Differences show, at each pixel, the colour channel that changed most."
+        return "The change shown is, at each pixel, that of the colour channel that changed most."
     if channels != 1:
         return (
-            f"Samples have {channels} channels: pictures show their mean; differences, at each "
+            f"Samples have {channels} channels: pictures show their mean, and the change, at each "
             "pixel, the channel that changed most."
         )
     return None
@@ -67,7 +67,7 @@ def difference(before: Array, after: Array, alt: str) -> Picture:
     scale = float(np.abs(change).max())
     shares = (change / (scale or 1.0))[..., None]
     colours = WHITE + np.abs(shares) * (np.where(shares < 0, BELOW, ABOVE) - WHITE)
-    caption = f"difference, ±{number(scale)}" if scale else "no difference"
+    caption = f"change, ±{number(scale)}" if scale else "no change"
     return _encode(np.rint(colours).astype(np.uint8), alt, caption)
 
 

@@ -17,6 +17,7 @@ class Answer:
 
     key: names the colour; the same one as in the charts.
     figure: None where there is nothing to state; `sentences` then say why.
+    beside: what to compare the figure with, in the same unit.
     """
 
     key: str
@@ -25,6 +26,7 @@ class Answer:
     unit: str
     caption: str
     sentences: list[str]
+    beside: str | None = None
 
 
 def answers(summary: Summary, exhibits: Exhibits) -> list[Answer]:
@@ -109,8 +111,8 @@ def _invariant(summary: Summary) -> Answer:
     else:
         apart = number(found.median_between_images)
         sentences = [
-            "For each pair of samples of different classes, the one is moved until it has the "
-            f"logits of the other. The two are {apart} apart (median, L2)."
+            "Two samples of different classes are paired, and the one is moved until it has the "
+            f"other's logits (class scores). They are {apart} apart (median)."
         ]
         if found.median_distance is None:
             sentences.append("For most pairs no such input was found; that is no proof of absence.")
@@ -121,13 +123,16 @@ def _invariant(summary: Summary) -> Answer:
             )
         sentences.append(f"It worked for {percent(found.success_rate)} of {_pairs(found.pairs)}.")
     median = found.median_distance if found else None
+    between = number(found.median_between_images) if found and found.pairs else None
     return Answer(
         "invariance",
         "Too invariant?",
         None if median is None else number(median),
         unit("L2"),
-        "median distance at which a random other sample has the same logits",
+        "median move that gives a random other sample the same logits, of the median distance "
+        "between the two: an upper bound",
         sentences,
+        beside=f"of {between}" if between and median is not None else None,
     )
 
 

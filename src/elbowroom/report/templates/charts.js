@@ -8,7 +8,7 @@
 
   const axis = (given) => ({
     ...given,
-    title: {...given.title, standoff: 12},
+    title: {...given.title, standoff: 12, font: {size: 13, color: colour("muted")}},
     gridcolor: colour("line"),
     linecolor: colour("muted"),
     zeroline: false,
@@ -53,8 +53,8 @@
   dark.addEventListener("change", draw);
   draw();
 
-  // Paper has its own width, which no resize event announces.
-  const fit = () => Object.keys(charts).forEach((id) => Plotly.Plots.resize(id));
-  addEventListener("beforeprint", fit);
-  addEventListener("afterprint", fit);
+  // Paper is narrower than most windows, and no resize event says so.
+  const size = (given) => Object.keys(charts).forEach((id) => Plotly.relayout(id, given));
+  addEventListener("beforeprint", () => size({width: 640, height: 340}));
+  addEventListener("afterprint", () => size({width: null, height: null, autosize: true}));
 })();

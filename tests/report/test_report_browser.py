@@ -1,0 +1,158 @@
+"""The page in a real browser: nothing fails, everything is drawn, on a phone and in the dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_factory import make_exhibits, make_summary
+
+from elbowroom.report import render
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+CHROMIUM, DRIVER = shutil.which("chromium"), Path("/usr/bin/chromedriver")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or not DRIVER.exists(),
+    reason="needs the packages chromium and chromium-driver",
+)
+
+FLAGS = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LONG = "a-model-with-a-very-long-name-" * 5
+POINTS = """
+return [...document.querySelectorAll(".chart")].map((chart) =>
+  chart.querySelectorAll(".scatterlayer .js-line").length == chart.data.length &&
+  Math.min(...chart.data.map((trace) => trace.x.length)))
+"""
+WIDTHS = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+LOOK = """
+const rgb = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
+const ink = (text) => rgb(getComputedStyle(text).fill);
+return {
+  paper: rgb(getComputedStyle(document.body).backgroundColor),
+  ink: rgb(getComputedStyle(document.body).color),
+  chart: [...document.querySelectorAll(".chart")].map((c) => ink(c.querySelector(".xtick text"))),
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.binary_location = CHROMIUM
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=str(DRIVER))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The usual page; one of long names and many classes; one of features without pictures."""
+    folder = tmp_path_factory.mktemp("pages")
+    usual, tabular = make_exhibits(), make_exhibits(shape=(30,))
+    classes = [f"{LONG}{k}" for k in range(100)]
+    long = make_exhibits(classes=classes)
+    long_summary = make_summary(long, classes=classes, failing=2)
+    named = {"model": long_summary.model.model_copy(update={"name": LONG})}
+    html = {
+        "usual": render(make_summary(usual, failing=2), usual),
+        "long": render(long_summary.model_copy(update=named), long),
+        "tabular": render(make_summary(tabular, shape=(30,), norm="Linf"), tabular),
+    }
+    written = {}
+    for name, text in html.items():
+        written[name] = folder / f"{name}.html"
+        written[name].write_text(text, encoding="utf-8")
+    return written
+
+
+def show(browser: Any, page: Path, *, width: int = 1280, scheme: str = "light") -> None:
+    emulate(browser, scheme)
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+    browser.get(page.as_uri())
+
+
+def emulate(browser: Any, scheme: str) -> None:
+    feature = {"name": "prefers-color-scheme", "value": scheme}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+
+
+def severe(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize("name", ["usual", "long", "tabular"])
+def test_everything_is_drawn_without_an_error(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    show(browser, pages[name])
+    assert severe(browser) == []
+    pictures = browser.execute_script("return [...document.images].map((i) => i.naturalWidth)")
+    assert len(pictures) == (0 if name == "tabular" else 18)
+    assert all(width > 0 for width in pictures)
+    points = browser.execute_script(POINTS)
+    assert len(points) == 2
+    assert all(count > 10 for count in points)
+
+
+@pytest.mark.parametrize("name", ["usual", "long", "tabular"])
+def test_a_phone_never_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
+    show(browser, pages[name], width=360)
+    scrolled, shown = browser.execute_script(WIDTHS)
+    assert shown == 360
+    assert scrolled <= shown
+    assert severe(browser) == []
+
+
+def test_charts_follow_the_theme(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["usual"])
+    light = browser.execute_script(LOOK)
+    emulate(browser, "dark")
+    # The change is announced with the next frame.
+    WebDriverWait(browser, 5).until(
+        lambda driver: driver.execute_script(LOOK)["chart"] != light["chart"]
+    )
+    dark = browser.execute_script(LOOK)
+    assert min(light["paper"]) > 200
+    assert max(light["ink"]) < 80
+    assert max(dark["paper"]) < 60
+    assert min(dark["ink"]) > 180
+    assert light["chart"] == [light["ink"]] * 2
+    assert dark["chart"] == [dark["ink"]] * 2
+    assert severe(browser) == []
+
+
+def test_a_page_opened_in_the_dark_is_dark(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["usual"], scheme="dark")
+    look = browser.execute_script(LOOK)
+    assert max(look["paper"]) < 60
+    assert look["chart"] == [look["ink"]] * 2
+
+
+def test_charts_fit_the_paper_and_return(browser: Any, pages: dict[str, Path]) -> None:
+    show(browser, pages["usual"])
+    width = "return document.querySelector('.chart .main-svg').getBoundingClientRect().width"
+    before = browser.execute_script(width)
+    browser.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert browser.execute_script(width) == 640
+    browser.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert browser.execute_script(width) == before > 640
