@@ -77,9 +77,9 @@ def recheck(clf: Classifier, tables: Tables, y: Tensor) -> TrustCheck:
     wrong = checked = 0
     with clf.session():
         for attack in tables.attacks.values():
-            points = torch.from_numpy(attack.points).to(clf.device, clf.dtype)
+            points = torch.tensor(attack.points, device=clf.device, dtype=clf.dtype)
             flipped = clf.logits(points).argmax(dim=1) != y
-            counted = torch.from_numpy(attack.success).to(y.device)
+            counted = torch.tensor(attack.success, device=y.device)
             wrong += int((counted & ~flipped).sum())
             checked += int(counted.sum())
     return TrustCheck(
