@@ -133,6 +133,10 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     again = run(tmp_path, progress=interrupt_after(1))
     assert_same_weights(first.model, again.model)
     assert first.history == again.history
+    # Measured on other samples than before, if these are new.
+    measured = run(tmp_path, validation=moons("test"))
+    found = models.read_metadata(measured.weights)["validation accuracy"]
+    assert found == f"{training.accuracy(first.model, moons('test')):.4f}"
 
 
 def test_the_weights_file_tells_how_it_was_made(tmp_path):

@@ -54,7 +54,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 #: Trained networks that come with the package: the name of the model, and its weights file.
-PRETRAINED: dict[str, tuple[str, str]] = {}
+PRETRAINED: dict[str, tuple[str, str]] = {
+    "fonts-plain": ("fonts-cnn", "fonts-plain.safetensors"),
+    "fonts-adversarial": ("fonts-cnn", "fonts-adversarial.safetensors"),
+}
 
 
 def build(spec: str, **options: Any) -> nn.Module:
@@ -117,10 +120,10 @@ def weights_file(name: str) -> Path:
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, [*MODELS, *PRETRAINED], n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(close)}? " if close else ""
-    trained = f"; trained networks: {', '.join(PRETRAINED)}" if PRETRAINED else ""
     return (
         f"unknown model {name!r}; {guess}"
-        f"known models: {', '.join(MODELS)}{trained}. Your own: package.module:callable"
+        f"known models: {', '.join(MODELS)}; trained: {', '.join(PRETRAINED)}; "
+        "your own: package.module:callable"
     )
 
 

@@ -34,6 +34,7 @@ class Checkpoint:
 
     def write(self, folder: Path) -> None:
         """Write into `folder` whole or not at all: under another name first, then renamed."""
+        folder.mkdir(parents=True, exist_ok=True)  # should it have vanished since the last epoch
         temporary = folder / f"{FILE}.{os.getpid()}.part"
         try:
             torch.save(vars(self), temporary)
@@ -75,14 +76,13 @@ def _short(value: str | None) -> str:
     if value is None:
         return "not set"
     # A long value, such as an architecture, is told apart by its digest.
-    return value if len(value) <= 60 else f"{value[:40]}... ({_digest(value.encode())})"
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+    digest = hashlib.sha256(value.encode()).hexdigest()
+    return value if len(value) <= 60 else f"{value[:40]}... ({digest[:16]})"
 
 
 def fingerprint(data: Dataset) -> str:
     """The name, size and a digest of the content of a data set."""
-    content = data.x.numpy().tobytes() + data.y.numpy().tobytes()
-    return f"{data.name}/{data.split}, {len(data)} samples, SHA-256 {_digest(content)}"
+    sha = hashlib.sha256()
+    for tensor in (data.x, data.y):
+        sha.update(tensor.contiguous().numpy().data)
+    return f"{data.name}/{data.split}, {len(data)} samples, SHA-256 {sha.hexdigest()[:16]}"

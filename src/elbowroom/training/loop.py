@@ -123,8 +123,8 @@ def train(
     model:       from samples `(N, *shape)` to logits, one per class of `data`.
     validation:  samples whose accuracy is reported after each epoch; they decide nothing.
     folder:      where to keep a checkpoint after each epoch, and the final weights. If it holds
-                 one of the same run, training goes on from there, to bitwise the same weights
-                 as without the interruption (same device and number of threads).
+                 one of the same run, training goes on from its weights, to bitwise the same
+                 result as without the interruption (same CPU and number of threads).
     progress:    called after each epoch.
     accelerator: of Lightning Fabric: "auto", "cpu", "cuda", ...; the model stays there.
     metadata:    further entries for the weights file.
@@ -182,7 +182,7 @@ def train(
         written = {**identity, "torch": torch.__version__, "threads": str(torch.get_num_threads())}
         if validation is not None:
             written["validation"] = fingerprint(validation)
-            written["validation accuracy"] = f"{history[-1].accuracy:.4f}"
+            written["validation accuracy"] = f"{accuracy(model, validation):.4f}"
         models.save(model, weights, {**written, **(metadata or {})})
     return TrainingResult(model, tuple(history), weights)
 

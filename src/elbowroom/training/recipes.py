@@ -73,10 +73,19 @@ _MADRY = TrainingRun(
     epochs=84, batch_size=50, learning_rate=1e-4, learning_rate_decay=1.0, weight_decay=0.0
 )
 
+# More images and a faster decay than in the Manifold paper, whose settings are the defaults of
+# `TrainingRun`: with those and 60,000 images the plain network gets 94 % of the test images.
+_FONTS = TrainingRun(epochs=10, learning_rate_decay=0.6, weight_decay=1e-5)
+
 RECIPES: dict[str, Recipe] = {
-    "fonts-plain": Recipe(model="fonts-cnn", data="fonts"),
+    # The two networks that come with the package; only the objective differs.
+    "fonts-plain": Recipe(model="fonts-cnn", data="fonts", count=240_000, settings=_FONTS),
     "fonts-adversarial": Recipe(
-        model="fonts-cnn", data="fonts", objective=Adversarial(norm=Linf, eps=0.1)
+        model="fonts-cnn",
+        data="fonts",
+        count=240_000,
+        objective=Adversarial(norm=Linf, eps=0.1, steps=5),
+        settings=_FONTS,
     ),
     # LRA, 5.1: the models of the MNIST challenge, and one trained in L2 with the same code.
     "madry-mnist-plain": Recipe(model="madry-mnist", data="mnist", settings=_MADRY),
