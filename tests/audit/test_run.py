@@ -19,6 +19,7 @@ from elbowroom import Classifier, data, models
 from elbowroom.audit import MethodConfig, Store, Summary
 from elbowroom.audit.run import pair_up
 from elbowroom.audit.summarise import curve, median
+from elbowroom.audit.summary import json_schema
 from elbowroom.audit.tables import read_tables
 from elbowroom.job import rebuild
 from oracles.linear import LinearModel, distances
@@ -171,6 +172,17 @@ def test_summary_file_page_and_card_agree(tmp_path):
     assert f"{stored.sensitivity.median_attacked:.3g}" in str(card)
 
 
+def test_the_whole_splits_accuracy_is_reported(tmp_path):
+    whole = data.load("digits", "test")
+    card = _audit(tmp_path, whole=whole)
+    torch.manual_seed(0)
+    model = models.build("mlp", sizes=[64, 10, 10])
+    accuracy = float((model(whole.x).argmax(dim=1) == whole.y).double().mean())
+    assert card.summary.whole_split.accuracy == pytest.approx(accuracy)
+    assert card.summary.whole_split.samples == len(whole)
+    assert "of the split's" in str(card)
+
+
 def test_the_numbers_on_a_linear_classifier(tmp_path):
     model = LinearModel((64,), 10, seed=0).float()
     samples = data.load("digits", "test", 30)
@@ -258,3 +270,8 @@ def test_the_curve_is_a_step_down_between_clean_and_zero():
     assert points[-1].certified == 0
     values = [p.attacked for p in points]
     assert values == sorted(values, reverse=True)
+
+
+def test_the_published_schema_is_current():
+    published = Path(__file__).parents[2] / "docs" / "summary.schema.json"
+    assert json.loads(published.read_text()) == json.loads(json_schema())

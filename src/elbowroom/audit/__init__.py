@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from elbowroom.audit.card import Card
@@ -21,7 +21,7 @@ from elbowroom.audit.gallery import Exhibits
 from elbowroom.audit.run import Progress, Samples, pair_up, run
 from elbowroom.audit.store import Store
 from elbowroom.audit.summarise import exhibit, summarise
-from elbowroom.audit.summary import Summary, TrustCheck
+from elbowroom.audit.summary import Summary, TrustCheck, WholeSplit
 from elbowroom.audit.tables import read_tables
 from elbowroom.audit.trust import model_checks, recheck, table_checks
 from elbowroom.classifier import Classifier, as_classifier
@@ -31,8 +31,15 @@ from elbowroom.version import __version__
 
 __all__ = ["AuditConfig", "Card", "MethodConfig", "Progress", "Store", "Summary", "measure", "read"]
 
-TRUST = "trust.json"
-_CHECKS = TypeAdapter(list[TrustCheck])
+NOTES = "notes.json"
+WHOLE_BATCH = 500
+
+
+class _Notes(BaseModel):
+    """What only the model can tell, kept so that a report can be made again without it."""
+
+    checks: list[TrustCheck]
+    whole: WholeSplit | None
 
 
 def measure(
@@ -43,6 +50,7 @@ def measure(
     norm: Norm | str = L2,
     methods: dict[str, MethodConfig] | None = None,
     indices: list[int] | None = None,
+    whole: Dataset | None = None,
     seed: int = 0,
     chunk: int = 32,
     unit: int = 32,
@@ -57,6 +65,7 @@ def measure(
     methods:  by the names the report shows; the default set for the norm if None.
     indices:  the samples' numbers in their data set, which seed their randomness; 0..N-1 by
               default. Results are bitwise independent of the order of the samples.
+    whole:    the split that `data` was taken from, to report its clean accuracy too.
     chunk:    samples computed together; results differ in the last bits between chunk sizes.
     unit:     samples stored together; what a crash can lose at most.
     progress: called with (units done, units in all, method).
@@ -96,8 +105,11 @@ def measure(
     store.claim(config)
     run(clf, config, samples, store, progress)
     tables = read_tables(store, config)
-    checks = [*model_checks(clf, x, y, norm), recheck(clf, tables, y)]
-    store.write(TRUST, _CHECKS.dump_json(checks, indent=2))
+    notes = _Notes(
+        checks=[*model_checks(clf, x, y, norm), recheck(clf, tables, y)],
+        whole=None if whole is None else _whole_split(clf, whole),
+    )
+    store.write(NOTES, notes.model_dump_json(indent=2).encode())
 
 
 def read(out: str | Path) -> tuple[Summary, Exhibits]:
@@ -108,10 +120,21 @@ def read(out: str | Path) -> tuple[Summary, Exhibits]:
     store = Store(str(out))
     config = store.config()
     tables = read_tables(store, config)
-    if not store.exists(TRUST):
+    if not store.exists(NOTES):
         raise ValueError(f"the audit in {out} is not finished; run it again to resume it")
-    checks = [*_CHECKS.validate_json(store.read(TRUST)), *table_checks(tables)]
-    return summarise(config, tables, checks), exhibit(tables)
+    notes = _Notes.model_validate_json(store.read(NOTES))
+    checks = [*notes.checks, *table_checks(tables)]
+    return summarise(config, tables, checks, notes.whole), exhibit(tables)
+
+
+def _whole_split(clf: Classifier, data: Dataset) -> WholeSplit:
+    right = 0
+    with clf.session():
+        for start in range(0, len(data), WHOLE_BATCH):
+            x = data.x[start : start + WHOLE_BATCH].to(clf.device, clf.dtype)
+            decisions = clf.logits(x).argmax(dim=1).cpu()
+            right += int((decisions == data.y[start : start + WHOLE_BATCH]).sum())
+    return WholeSplit(samples=len(data), accuracy=right / len(data))
 
 
 def _describe(clf: Classifier, x: Tensor, y: Tensor) -> Dataset:

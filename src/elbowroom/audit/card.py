@@ -35,7 +35,7 @@ class Card:
         lines = [
             ("model", f"{s.model.name} ({s.model.parameters:,} parameters, {s.model.dtype})"),
             ("data", f"{s.data.name}/{s.data.split}, {s.samples} samples"),
-            ("clean accuracy", f"{s.clean_accuracy:.2%}"),
+            ("clean accuracy", self._accuracy()),
             ("too sensitive", self._sensitive()),
             ("guaranteed", self._guaranteed()),
             ("too invariant", self._invariant()),
@@ -43,6 +43,13 @@ class Card:
             ("time", f"{sum(c.seconds for c in s.cost.values()) * s.samples:.1f} s"),
         ]
         return lines
+
+    def _accuracy(self) -> str:
+        s = self.summary
+        whole = s.whole_split
+        if whole is None:
+            return f"{s.clean_accuracy:.2%}"
+        return f"{s.clean_accuracy:.2%} ({whole.accuracy:.2%} of the split's {whole.samples:,})"
 
     def _sensitive(self) -> str:
         s = self.summary.sensitivity

@@ -17,14 +17,18 @@ from elbowroom.audit.summary import (
     Sensitivity,
     Summary,
     TrustCheck,
+    WholeSplit,
 )
 from elbowroom.audit.tables import Bools, Floats, InvarianceTable, Tables
 
 CURVE_POINTS = 101
+CERTIFIED_POINTS = 21
 EXHIBITS = 8
 
 
-def summarise(config: AuditConfig, tables: Tables, trust: list[TrustCheck]) -> Summary:
+def summarise(
+    config: AuditConfig, tables: Tables, trust: list[TrustCheck], whole: WholeSplit | None
+) -> Summary:
     """The summary of a finished run."""
     name, pairs = next(iter(tables.invariance.items()), (None, None))
     return Summary(
@@ -35,6 +39,7 @@ def summarise(config: AuditConfig, tables: Tables, trust: list[TrustCheck]) -> S
         data=config.data,
         samples=len(tables.label),
         clean_accuracy=tables.accuracy,
+        whole_split=whole,
         sensitivity=_sensitivity(config, tables),
         invariance=_invariance(config, tables, name, pairs) if name and pairs else None,
         classes=[_class(tables, pairs, label) for label in range(len(tables.classes))],
@@ -57,16 +62,21 @@ def median(values: Floats) -> float | None:
 
 
 def curve(right: Bools, distance: Floats, radius: Floats) -> list[CurvePoint]:
-    """Robust accuracy on an even grid from 0 to just beyond the largest distance found."""
+    """Robust accuracy from 0 to just beyond the largest distance found.
+
+    An even grid, and a finer one over the certified radii, which can be far smaller.
+    """
     finite = distance[right & np.isfinite(distance)]
     end = float(finite.max()) * 1.05 if len(finite) and finite.max() > 0 else 1.0
+    fine = np.linspace(0, float(radius.max(initial=0.0)), CERTIFIED_POINTS)
+    grid = np.unique(np.concatenate([np.linspace(0, end, CURVE_POINTS), fine]))
     return [
         CurvePoint(
             eps=float(eps),
             certified=float((right & (radius >= eps)).mean()),
             attacked=float((right & (distance > eps)).mean()),
         )
-        for eps in np.linspace(0, end, CURVE_POINTS)
+        for eps in grid
     ]
 
 

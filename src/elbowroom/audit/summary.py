@@ -6,6 +6,7 @@ change that a reader could notice needs a new number in `SCHEMA`.
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,6 +113,13 @@ class DataSummary(_Part):
     fingerprint: str = Field(description="SHA-256 of the samples, labels and indices measured")
 
 
+class WholeSplit(_Part):
+    """Clean accuracy on the whole split that the measured samples were taken from."""
+
+    samples: int
+    accuracy: float
+
+
 class Summary(_Part):
     """Everything the card and the page show, except the pictures."""
 
@@ -122,7 +130,8 @@ class Summary(_Part):
     model: ModelSummary
     data: DataSummary
     samples: int
-    clean_accuracy: float
+    clean_accuracy: float = Field(description="on the samples measured")
+    whole_split: WholeSplit | None = None
     sensitivity: Sensitivity
     invariance: Invariance | None
     classes: list[ClassSummary]
@@ -132,3 +141,12 @@ class Summary(_Part):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True
     )
+
+
+def json_schema() -> str:
+    """The JSON schema of `summary.json`, as `docs/summary.schema.json` has it."""
+    return json.dumps(Summary.model_json_schema(by_alias=True), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(json_schema(), end="")

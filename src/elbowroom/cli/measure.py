@@ -84,7 +84,9 @@ def audit(
       elbowroom audit --model my_package.nets:make --data images/ --mean 0.5 --std 0.25
     """
     output = Output(quiet, as_json)
-    samples_data = load_data(output, data, split, samples)
+    whole = load_data(output, data, split, None)
+    enough = samples <= len(whole)  # some sets are generated and have as many as one asks for
+    samples_data = whole.take(samples) if enough else load_data(output, data, split, samples)
     clf = load_classifier(
         model, weights, model_set, samples_data, mean=mean, std=std, device=device, dtype=dtype
     )
@@ -101,6 +103,7 @@ def audit(
             folder,
             norm=norm,
             methods=_selected(clf, samples_data.x, norm, seed, method),
+            whole=whole,
             seed=seed,
             chunk=chunk,
             unit=unit,
