@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections import Counter
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -16,7 +18,6 @@ from elbowroom.cli.options import (
     ModelSetOption,
     Output,
     QuietOption,
-    SeedOption,
     friendly,
     load_data,
     settings,
@@ -48,7 +49,7 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option()] = None,
-    seed: SeedOption = 0,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     quiet: QuietOption = False,
     as_json: JsonOption = False,
@@ -73,15 +74,21 @@ def train(
         name = objective or plan.objective.name
         kept = _fields(plan.objective) if name == plan.objective.name else {}
         changes["objective"] = make_objective(name, {**kept, **settings(set_)})
-    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    given = {
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+    }
     run_changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
-    changes["settings"] = replace(plan.settings, seed=seed, **run_changes)
+    changes["settings"] = replace(plan.settings, **run_changes)
     plan = replace(plan, **changes)
 
     def advance(report: EpochReport) -> None:
         output.say(_line(report))
 
-    result = plan.run(out, progress=advance, accelerator=accelerator)
+    command = shlex.join(["elbowroom", *sys.argv[1:]])
+    result = plan.run(out, progress=advance, accelerator=accelerator, metadata={"command": command})
     last = result.history[-1]
     lines = [("weights", str(result.weights)), ("last epoch", _line(last))]
     output.result({"weights": str(result.weights), **asdict(last)}, lines)

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
+
+from elbowroom.files import write_atomically
 
 Progress = Callable[[str, int, int], None]
 """Called with (file name, bytes received, bytes in all or 0 if unknown)."""
@@ -82,7 +83,6 @@ class RemoteFile:
 
     def _download(self, url: str) -> bytes:
         place = cache_folder() / self.path
-        place.parent.mkdir(parents=True, exist_ok=True)
         progress = _progress.get()
         bar = _Bar(place.name, progress) if progress else False
         raw = io.BytesIO()
@@ -94,11 +94,7 @@ class RemoteFile:
         if url.endswith(".zip"):
             data = _member(data, place.name, url)
         content = self._content(data, url)
-        # Renamed when complete: a broken or concurrent download never leaves half a file.
-        handle, temporary = tempfile.mkstemp(dir=place.parent, prefix=place.name, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, place)
+        write_atomically(place, data)
         return content
 
     def _missing(self, why: str) -> FileNotFoundError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
+
+from elbowroom.files import write_atomically
 
 SHOWN_DIFFERENCES = 5
 
@@ -140,19 +142,11 @@ def _shape(tensor: Tensor | None) -> str:
 def save(model: nn.Module, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write the weights of `model` as safetensors, with `metadata` in the file's header.
 
-    The file appears whole or not at all: it is written under a temporary name beside `path` and
-    renamed. Missing folders are made.
+    The file appears whole or not at all. Missing folders are made.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # A copy of each tensor, as safetensors refuses tensors that share memory.
     state = {name: t.detach().cpu().contiguous().clone() for name, t in model.state_dict().items()}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(state, temporary, metadata=dict(metadata or {}))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, serialize(state, metadata=dict(metadata or {})))
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

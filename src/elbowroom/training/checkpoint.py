@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.data import Dataset
+from elbowroom.files import write_atomically
 
 FILE = "checkpoint.pt"
 
@@ -33,14 +34,10 @@ class Checkpoint:
     history: list[dict[str, Any]]
 
     def write(self, folder: Path) -> None:
-        """Write into `folder` whole or not at all: under another name first, then renamed."""
-        folder.mkdir(parents=True, exist_ok=True)  # should it have vanished since the last epoch
-        temporary = folder / f"{FILE}.{os.getpid()}.part"
-        try:
-            torch.save(vars(self), temporary)
-            temporary.replace(folder / FILE)
-        finally:
-            temporary.unlink(missing_ok=True)
+        """Write into `folder`, whole or not at all."""
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        write_atomically(folder / FILE, buffer.getvalue())
 
     @staticmethod
     def read(folder: Path) -> Checkpoint | None:
