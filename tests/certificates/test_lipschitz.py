@@ -11,8 +11,11 @@ from torch import nn
 from elbowroom import L1, L2, Classifier, Linf, models
 from elbowroom.attacks import DDN, FGS, FGV, PGD, CarliniWagner, DeepFool
 from elbowroom.certificates import GlobalLipschitz
-from elbowroom.certificates.gain import gains
+from elbowroom.certificates.gain import gains, tails
+from elbowroom.certificates.lipschitz import _constants
+from elbowroom.certificates.rounding import rounding
 from elbowroom.graph import UnsupportedOperationError, trace
+from elbowroom.graph.evaluate import evaluate
 from nets import PIECEWISE_AFFINE, make, randomise_statistics
 from oracles.linear import distances, problem
 
@@ -104,6 +107,31 @@ def test_batch_norm_is_folded_into_the_next_layer():
     assert gains(graph, L2)[-1].settled() == pytest.approx(1.25**0.5 / 10, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["resnet", "dense", "1d", "mlp"])
+def test_both_directions_bound_the_slope_between_random_points(name):
+    model, shape = make(name, seed=5)
+    graph = trace(model, shape, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 200, *shape, generator=generator, dtype=torch.float64)
+    slope = float((L2.length(model(a) - model(b)) / L2.length(a - b)).max())
+    assert slope <= gains(graph, L2)[-1].settled()
+    assert slope <= tails(graph)[0]
+
+
+def test_rounding_of_a_network_in_single_precision():
+    torch.manual_seed(0)
+    model = randomise_statistics(models.build("fonts-cnn"))
+    clf = Classifier(model)
+    graph = clf.graph((1, 28, 28))
+    known = _constants(graph, L2)
+    x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    values = evaluate(known.exact, x.double())
+    bound = rounding(known.exact, values, known.l2_gains, known.tails, known.errors)
+    error = L2.length(clf.logits(x).double() - values[-1])
+    assert (error > 0).all()
+    assert (error <= bound.here).all()
+
+
 def test_rounding_is_paid_for():
     # A margin of 1e-4 on top of cancelling terms of 1e4 is lost in float32.
     layer = nn.Linear(2, 2)
@@ -118,5 +146,7 @@ def test_rounding_is_paid_for():
 
 def test_linf_has_no_bound_for_response_normalisation():
     clf = Classifier(models.build("lenet5-lrn1"))
-    with pytest.raises(UnsupportedOperationError, match="L2 only"):
+    with pytest.raises(
+        UnsupportedOperationError, match=r"LocalResponseNorm\) has no Lipschitz bound in Linf"
+    ):
         GlobalLipschitz(norm=Linf)(clf, torch.rand(1, 1, 28, 28))

@@ -67,7 +67,7 @@ class Gain:
 
     def before(self, op: Linear | Conv | ChannelAffine, shape: tuple[int, ...]) -> Gain:
         """With a linear layer put on top, joined with the pending one where they fit."""
-        joined = None if self.pending is None else _joined(self.pending, op)
+        joined = None if self.pending is None else _joined(self.pending, Pending(op, shape))
         if joined is None:
             return Gain(self.norm, self.settled(), Pending(op, shape))
         return replace(self, pending=joined)
@@ -82,28 +82,31 @@ def layer_norm(op: Linear | Conv | ChannelAffine, shape: tuple[int, ...], norm: 
     return float(op.scale.abs().max()) * SAFETY
 
 
-def _joined(first: Pending, second: Linear | Conv | ChannelAffine) -> Pending | None:
+def _joined(first: Pending, second: Pending) -> Pending | None:
     """One layer that does what `first` and then `second` do, or None where that is none."""
-    op = first.op
+    op, then = first.op, second.op
     if isinstance(op, ChannelAffine):
         scale = op.scale
-        if isinstance(second, ChannelAffine):
-            return Pending(replace(second, scale=scale * second.scale), first.shape)
-        if isinstance(second, Linear):
-            return Pending(replace(second, weight=second.weight * scale), first.shape)
-        if _per_channel(scale, first.shape) and second.groups == 1:
-            channels = scale.reshape(1, -1, *[1] * len(second.stride))
-            return Pending(replace(second, weight=second.weight * channels), first.shape)
-        return None
-    if isinstance(op, Linear) and isinstance(second, Linear):
-        return Pending(replace(second, weight=second.weight @ op.weight), first.shape)
-    if isinstance(op, Linear) and isinstance(second, ChannelAffine):
-        rows = second.scale.expand(len(op.weight))[:, None]
-        return Pending(replace(op, weight=op.weight * rows), first.shape)
-    if isinstance(op, Conv) and isinstance(second, ChannelAffine):
-        if second.scale.ndim and second.scale.numel() != len(op.weight):
+        if isinstance(then, Linear):  # perhaps behind a flattening
+            features = scale.expand(first.shape).reshape(-1)
+            return Pending(replace(then, weight=then.weight * features), second.shape)
+        if first.shape != second.shape:
             return None
-        rows = second.scale.reshape(-1, *[1] * (op.weight.ndim - 1))
+        if isinstance(then, ChannelAffine):
+            return Pending(replace(then, scale=scale * then.scale), second.shape)
+        if _per_channel(scale, first.shape) and then.groups == 1:
+            channels = scale.reshape(1, -1, *[1] * len(then.stride))
+            return Pending(replace(then, weight=then.weight * channels), second.shape)
+        return None
+    if isinstance(op, Linear) and isinstance(then, Linear):
+        return Pending(replace(then, weight=then.weight @ op.weight), first.shape)
+    if isinstance(op, Linear) and isinstance(then, ChannelAffine):
+        rows = then.scale.expand(len(op.weight))[:, None]
+        return Pending(replace(op, weight=op.weight * rows), first.shape)
+    if isinstance(op, Conv) and isinstance(then, ChannelAffine):
+        if not _per_channel(then.scale, second.shape):
+            return None
+        rows = then.scale.reshape(-1, *[1] * (op.weight.ndim - 1))
         return Pending(replace(op, weight=op.weight * rows), first.shape)
     return None
 
@@ -148,6 +151,25 @@ def response_norm(op: LocalResponseNorm) -> float:
     return math.pow(op.k, -beta) * min(math.sqrt(n), curved)
 
 
+def node_factor(node: Node, shape: tuple[int, ...], norm: Norm) -> float:
+    """The Lipschitz constant of a node with one input of `shape` that is no linear layer."""
+    op = node.op
+    if isinstance(op, MaxPool):
+        overlap = pool_overlap(op)
+        return {L1: float(overlap), L2: math.sqrt(overlap), Linf: 1.0}[norm]
+    if isinstance(op, AvgPool):
+        return pool_norm(op, shape, norm)
+    if isinstance(op, PiecewiseAffine):
+        return float(op.slopes.abs().max())
+    if isinstance(op, Smooth):
+        return op.lipschitz
+    if isinstance(op, LocalResponseNorm) and norm == L2:
+        return response_norm(op)
+    raise UnsupportedOperationError(
+        f"layer {node.name!r} ({type(op).__name__}) has no Lipschitz bound in {norm}"
+    )
+
+
 def gains(graph: Graph, norm: Norm) -> list[Gain]:
     """One `Gain` for every node of `graph`."""
     shape_of = [node.shape for node in graph.nodes]
@@ -162,34 +184,13 @@ def gains(graph: Graph, norm: Norm) -> list[Gain]:
         parts = torch.tensor([[x.settled() for x in xs]], dtype=torch.float64)
         return Gain(norm, float(norm.length(parts)))
 
-    def reshape(node: Node, x: Gain) -> Gain:
-        if x.pending is None or not isinstance(x.pending.op, ChannelAffine):
-            return x.then(1.0)
-        # A scale per channel becomes a scale per feature.
-        op = x.pending.op
-        source = shape_of[node.inputs[0]]
-        scale = op.scale.expand(source).reshape(node.shape)
-        return replace(x, pending=Pending(replace(op, scale=scale), node.shape))
+    def reshape(_: Node, x: Gain) -> Gain:
+        # Norms do not see the shape; a pending scale may still join a linear layer behind it.
+        keeps = x.pending is not None and isinstance(x.pending.op, ChannelAffine)
+        return x if keeps else x.then(1.0)
 
-    def max_pool(node: Node, x: Gain) -> Gain:
-        overlap = pool_overlap(cast(MaxPool, node.op))
-        return x.then({L1: float(overlap), L2: math.sqrt(overlap), Linf: 1.0}[norm])
-
-    def avg_pool(node: Node, x: Gain) -> Gain:
-        return x.then(pool_norm(cast(AvgPool, node.op), shape_of[node.inputs[0]], norm))
-
-    def piecewise_affine(node: Node, x: Gain) -> Gain:
-        return x.then(float(cast(PiecewiseAffine, node.op).slopes.abs().max()))
-
-    def smooth(node: Node, x: Gain) -> Gain:
-        return x.then(cast(Smooth, node.op).lipschitz)
-
-    def local_response_norm(node: Node, x: Gain) -> Gain:
-        if norm != L2:
-            raise UnsupportedOperationError(
-                f"layer {node.name!r} (LocalResponseNorm) has a Lipschitz bound in L2 only"
-            )
-        return x.then(response_norm(cast(LocalResponseNorm, node.op)))
+    def simple(node: Node, x: Gain) -> Gain:
+        return x.then(node_factor(node, shape_of[node.inputs[0]], norm))
 
     table: dict[type[Operation], Callable[..., Gain]] = {
         Linear: linear_layer,
@@ -198,10 +199,66 @@ def gains(graph: Graph, norm: Norm) -> list[Gain]:
         Add: add,
         Concat: concat,
         Reshape: reshape,
-        AvgPool: avg_pool,
-        MaxPool: max_pool,
-        PiecewiseAffine: piecewise_affine,
-        Smooth: smooth,
-        LocalResponseNorm: local_response_norm,
+        AvgPool: simple,
+        MaxPool: simple,
+        PiecewiseAffine: simple,
+        Smooth: simple,
+        LocalResponseNorm: simple,
     }
     return graph.interpret(table, Gain(norm, 1.0), "Lipschitz bound")
+
+
+def tails(graph: Graph) -> list[float]:
+    """For every node, how much the logits can change per unit of L2 change of its output.
+
+    The same reading from the other end: an error that arises at a node passes only the layers
+    behind it.
+    """
+    nodes = graph.nodes
+    constants: list[float] = [0.0] * len(nodes)
+    pending: list[Pending | None] = [None] * len(nodes)  # the layer behind a node's output
+    readers: list[list[Node]] = [[] for _ in nodes]
+    for node in nodes:
+        for source in set(node.inputs):
+            readers[source].append(node)
+
+    def settled(index: int) -> float:
+        layer = pending[index]
+        return constants[index] * (layer_norm(layer.op, layer.shape, L2) if layer else 1.0)
+
+    constants[-1] = 1.0
+    for node in reversed(nodes[:-1]):
+        index = node.index
+        if len(readers[index]) != 1 or len(readers[index][0].inputs) != 1:
+            # Add and concat pass the error of each input on; several readers add up.
+            constants[index] = sum(
+                settled(reader.index) * _through(reader, index, node.shape)
+                for reader in readers[index]
+            )
+            continue
+        (reader,) = readers[index]
+        behind = pending[reader.index]
+        if isinstance(reader.op, Reshape):
+            # A linear layer behind a flattening may still join a scale before it.
+            keeps = behind is not None and isinstance(behind.op, Linear)
+            constants[index] = constants[reader.index] if keeps else settled(reader.index)
+            pending[index] = behind if keeps else None
+        elif isinstance(reader.op, Linear | Conv | ChannelAffine):
+            own = Pending(reader.op, node.shape)
+            joined = None if behind is None else _joined(own, behind)
+            constants[index] = constants[reader.index] if joined else settled(reader.index)
+            pending[index] = joined or own
+        else:
+            constants[index] = settled(reader.index) * node_factor(reader, node.shape, L2)
+    return [settled(index) for index in range(len(nodes))]
+
+
+def _through(reader: Node, source: int, shape: tuple[int, ...]) -> float:
+    """How much of an error at node `source` passes `reader`."""
+    if isinstance(reader.op, Add | Concat):
+        return float(reader.inputs.count(source))
+    if isinstance(reader.op, Reshape):
+        return 1.0
+    if isinstance(reader.op, Linear | Conv | ChannelAffine):
+        return layer_norm(reader.op, shape, L2)
+    return node_factor(reader, shape, L2)

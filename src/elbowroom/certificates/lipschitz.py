@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.certificates.base import Certificate
-from elbowroom.certificates.gain import Gain, gains
+from elbowroom.certificates.gain import Gain, gains, tails
 from elbowroom.certificates.rounding import LayerError, layer_errors, rounding
 from elbowroom.classifier import Classifier
 from elbowroom.graph.evaluate import evaluate
@@ -40,8 +40,10 @@ class GlobalLipschitz(Certificate):
         values = evaluate(known.exact, x.double())
         clf.cost += Cost(forward=len(x))
         slope = pairwise_slopes(known.gains[-1], y, values[-1], self.norm)
-        slack = rounding(known.exact, values, known.l2_gains, known.errors)
-        evaluation = rounding(known.exact, values, known.l2_gains, known.evaluation_errors)
+        slack, evaluation = (
+            rounding(known.exact, values, known.l2_gains, known.tails, errors)
+            for errors in (known.errors, known.evaluation_errors)
+        )
         margin = values[-1].gather(1, y[:, None]) - values[-1]
         margin = margin.scatter(1, y[:, None], torch.inf)
         # The margin must outlast the rounding of both logits, wherever in the ball.
@@ -57,6 +59,7 @@ class _Constants:
     exact: Graph
     gains: list[Gain]
     l2_gains: list[Gain]
+    tails: list[float]
     errors: list[LayerError]  # in the precision of the network
     evaluation_errors: list[LayerError]  # in float64, in which the margins are computed
 
@@ -74,6 +77,7 @@ def _constants(graph: Graph, norm: Norm) -> _Constants:
             exact,
             of_norm,
             in_l2,
+            tails(exact),
             layer_errors(exact, graph.dtype),
             layer_errors(exact, torch.float64),
         )

@@ -3,14 +3,15 @@
 The classifier that a user runs is computed in floating point; a certificate about real numbers
 says nothing about it unless the rounding of every layer is bounded. Sums of n products are off
 by at most `gamma(n)` times the sum of the absolute products, in any order of summation (Higham,
-Accuracy and Stability of Numerical Algorithms, section 3.1). Magnitudes are L2 norms.
+Accuracy and Stability of Numerical Algorithms, section 3.1). The error of a layer is carried to
+the logits by the Lipschitz constant of the layers behind it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -20,10 +21,11 @@ from elbowroom.certificates.gain import (
     Gain,
     average_sums,
     layer_norm,
-    pool_overlap,
+    node_factor,
     response_norm,
 )
 from elbowroom.certificates.operator_norms import absolute_sums
+from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import (
     Add,
@@ -35,7 +37,6 @@ from elbowroom.graph.ops import (
     Linear,
     LocalResponseNorm,
     MaxPool,
-    Operation,
     PiecewiseAffine,
     Reshape,
     Smooth,
@@ -50,14 +51,14 @@ ELEMENTWISE = 16
 class LayerError:
     """A layer's own rounding.
 
-    amplify:  factor on the error of its inputs (an L2 operator norm).
-    relative: new error per unit of L2 norm of its inputs.
-    absolute: new error in any case.
+    at:       the new error of every unit, `(N, *shape)`, from the exact values of its inputs.
+    relative: new error (L2) per unit of L2 change of its inputs.
+    amplify:  factor on the L2 error of its inputs.
     """
 
+    at: Callable[..., Tensor] | None
+    relative: float
     amplify: float
-    relative: float = 0.0
-    absolute: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,114 +81,102 @@ def gamma(operations: int, dtype: torch.dtype) -> float:
     return product / (1 - product) if product < 1 else math.inf
 
 
-def layer_errors(graph: Graph, dtype: torch.dtype) -> list[LayerError]:
-    """The rounding of every layer of `graph` (in float64) when computed in `dtype`."""
-    table: dict[type[Operation], Callable[..., LayerError]] = {
-        Linear: _linear,
-        Conv: _conv,
-        ChannelAffine: _channel_affine,
-        Add: lambda node, shape, dtype: LayerError(1.0, gamma(1, dtype)),
-        Concat: lambda node, shape, dtype: LayerError(1.0),
-        Reshape: lambda node, shape, dtype: LayerError(1.0),
-        AvgPool: _avg_pool,
-        MaxPool: _max_pool,
-        PiecewiseAffine: _piecewise_affine,
-        Smooth: _smooth,
-        LocalResponseNorm: _local_response_norm,
-        Input: lambda node, shape, dtype: LayerError(0.0),
-    }
-    shapes = [graph.nodes[node.inputs[0]].shape if node.inputs else () for node in graph.nodes]
-    return [
-        table[type(node.op)](node, shape, dtype)
-        for node, shape in zip(graph.nodes, shapes, strict=True)
-    ]
-
-
 def rounding(
     graph: Graph,
     values: Sequence[Tensor],
     gains: Sequence[Gain],
+    tails: Sequence[float],
     errors: Sequence[LayerError],
 ) -> Rounding:
-    """Propagate the layers' errors from the input to the logits.
+    """Add up the layers' errors as they arrive at the logits.
 
-    values: every node at the samples, in float64. gains: in L2.
+    values: every node at the samples, in float64. gains, tails: Lipschitz constants in L2 from
+    the input to each node and from each node to the logits.
     """
     zero = values[0].new_zeros(len(values[0]))
-    here: list[Tensor] = [zero]
-    growth: list[float] = [0.0]
+    error_of: list[Tensor] = [zero]  # of each node's value, all layers before it included
+    growth_of: list[float] = [0.0]
+    here, growth = zero, 0.0
     for node in graph.nodes[1:]:
-        error = errors[node.index]
-        inputs = node.inputs
-        incoming = torch.stack([here[i] for i in inputs]).sum(dim=0)
-        magnitude = torch.stack([L2.length(values[i]) for i in inputs]).sum(dim=0)
+        layer, inputs = errors[node.index], node.inputs
+        incoming = torch.stack([error_of[i] for i in inputs]).sum(dim=0)
+        incoming_growth = sum(growth_of[i] for i in inputs)
         slope = sum(gains[i].settled() for i in inputs)
-        here.append(
-            error.amplify * incoming + error.relative * (magnitude + incoming) + error.absolute
-        )
-        incoming_growth = sum(growth[i] for i in inputs)
-        growth.append(error.amplify * incoming_growth + error.relative * (slope + incoming_growth))
-    return Rounding(here[-1], growth[-1])
+        # What the layer is given differs from the exact values by the error so far.
+        own = layer.relative * incoming
+        if layer.at is not None:
+            own = own + L2.length(layer.at(node, *(values[i] for i in inputs)))
+        own_growth = layer.relative * (slope + incoming_growth)
+        here = here + tails[node.index] * own
+        growth += tails[node.index] * own_growth
+        error_of.append(layer.amplify * incoming + own)
+        growth_of.append(layer.amplify * incoming_growth + own_growth)
+    return Rounding(here, growth)
 
 
-def _spread(tensor: Tensor, shape: tuple[int, ...]) -> float:
-    """The L2 norm of a tensor that is broadcast against samples of `shape`."""
-    return float(torch.linalg.vector_norm(tensor.expand(shape)))
+def layer_errors(graph: Graph, dtype: torch.dtype) -> list[LayerError]:
+    """The rounding of every layer of `graph` (in float64) when computed in `dtype`."""
+    shapes = [graph.nodes[node.inputs[0]].shape if node.inputs else () for node in graph.nodes]
+    return [
+        _layer_error(node, shape, dtype) for node, shape in zip(graph.nodes, shapes, strict=True)
+    ]
 
 
-def _linear(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(Linear, node.op)
-    g = gamma(op.weight.shape[1] + 1, dtype)
-    absolute = op.weight.abs()
-    size = math.sqrt(float(absolute.sum(dim=0).max()) * float(absolute.sum(dim=1).max()))
-    bias = 0.0 if op.bias is None else g * float(op.bias.norm())
-    return LayerError(layer_norm(op, shape, L2), g * size, bias)
+def _layer_error(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
+    op = node.op
+    few = gamma(ELEMENTWISE, dtype)
+    if isinstance(op, Input):
+        return LayerError(None, 0.0, 0.0)
+    if isinstance(op, Concat | Reshape):
+        return LayerError(None, 0.0, 1.0)
+    if isinstance(op, MaxPool):
+        return LayerError(None, 0.0, node_factor(node, shape, L2))
+    if isinstance(op, Add):
+        g = gamma(1, dtype)
+        return LayerError(lambda _, a, b: g * (a + b).abs() + g * g * (a.abs() + b.abs()), g, 1.0)
+    if isinstance(op, Linear | Conv):
+        return _weighted_sum(op, shape, gamma(op.weight[0].numel() + 1, dtype))
+    if isinstance(op, ChannelAffine):
+        scale = layer_norm(op, shape, L2)
+        return LayerError(_of_channel_affine(few), few * scale, scale)
+    if isinstance(op, AvgPool):
+        g = gamma(math.prod(op.kernel) + 1, dtype)
+        size = math.sqrt(math.prod(average_sums(op, shape)))
+        return LayerError(lambda n, x: g * evaluate.avg_pool(n, x.abs()), g * size, size)
+    slope = node_factor(node, shape, L2)
+    if isinstance(op, PiecewiseAffine):
+        if bool(((op.slopes == 0) | (op.slopes.abs() == 1)).all()):
+            return LayerError(None, 0.0, slope)  # comparisons and copies do not round
+        offset = float(op.intercepts.abs().max())
+        return LayerError(lambda _, z: few * (slope * z.abs() + offset), few * slope, slope)
+    if isinstance(op, Smooth):
+        start, jump = op.at_zero, op.deviation
+        return LayerError(lambda _, z: few * (slope * z.abs() + start) + jump, few * slope, slope)
+    g = gamma(cast(LocalResponseNorm, op).size + 2 * ELEMENTWISE, dtype)
+    share = g * math.pow(cast(LocalResponseNorm, op).k, -cast(LocalResponseNorm, op).beta)
+    return LayerError(
+        lambda _, x: share * x.abs(), share, response_norm(cast(LocalResponseNorm, op))
+    )
 
 
-def _conv(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(Conv, node.op)
-    g = gamma(op.weight[0].numel() + 1, dtype)
-    size = math.sqrt(math.prod(absolute_sums(op, shape)))
-    bias = 0.0
-    if op.bias is not None:
-        bias = g * float(op.bias.norm()) * math.sqrt(math.prod(node.shape[1:]))
-    return LayerError(layer_norm(op, shape, L2), g * size, bias)
+def _weighted_sum(op: Linear | Conv, shape: tuple[int, ...], g: float) -> LayerError:
+    bias = None if op.bias is None else op.bias.abs()
+    positive = replace(op, weight=op.weight.abs(), bias=bias)
+    if isinstance(op, Linear):
+        columns, rows = (float(positive.weight.sum(dim=d).max()) for d in (0, 1))
+    else:
+        columns, rows = absolute_sums(op, shape)
+    apply = evaluate.linear if isinstance(op, Linear) else evaluate.conv
+
+    def at(node: Node, x: Tensor) -> Tensor:
+        return g * apply(replace(node, op=positive), x.abs())
+
+    return LayerError(at, g * math.sqrt(columns * rows), layer_norm(op, shape, L2))
 
 
-def _channel_affine(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(ChannelAffine, node.op)
-    g = gamma(ELEMENTWISE, dtype)
-    scale = layer_norm(op, shape, L2)
-    return LayerError(scale, g * scale, g * _spread(op.magnitude, node.shape))
+def _of_channel_affine(g: float) -> Callable[[Node, Tensor], Tensor]:
+    def at(node: Node, x: Tensor) -> Tensor:
+        op = cast(ChannelAffine, node.op)
+        return g * ((op.scale * x).abs() + op.magnitude)
 
-
-def _avg_pool(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(AvgPool, node.op)
-    size = math.sqrt(math.prod(average_sums(op, shape)))
-    return LayerError(size, gamma(math.prod(op.kernel) + 1, dtype) * size)
-
-
-def _max_pool(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    return LayerError(math.sqrt(pool_overlap(cast(MaxPool, node.op))))
-
-
-def _piecewise_affine(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(PiecewiseAffine, node.op)
-    slope = float(op.slopes.abs().max())
-    if bool(((op.slopes == 0) | (op.slopes.abs() == 1)).all()):
-        return LayerError(slope)  # comparisons and copies do not round
-    g = gamma(ELEMENTWISE, dtype)
-    offset = g * float(op.intercepts.abs().max()) * math.sqrt(math.prod(node.shape))
-    return LayerError(slope, g * slope, offset)
-
-
-def _smooth(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(Smooth, node.op)
-    g = gamma(ELEMENTWISE, dtype)
-    absolute = (g * op.at_zero + op.deviation) * math.sqrt(math.prod(node.shape))
-    return LayerError(op.lipschitz, g * op.lipschitz, absolute)
-
-
-def _local_response_norm(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> LayerError:
-    op = cast(LocalResponseNorm, node.op)
-    return LayerError(response_norm(op), gamma(op.size + 2 * ELEMENTWISE, dtype) * op.k**-op.beta)
+    return at
