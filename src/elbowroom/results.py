@@ -80,8 +80,9 @@ class CertificateResult:
 class InversionResult:
     """Points with the logits of `start`, close to `toward`.
 
-    example:       `(N, *shape)`; the closest feasible point, or the most similar one if none is.
-    distance:      `(N,)`, L2 to `toward`; `inf` where no feasible point was found.
+    example:       `(N, *shape)`; the closest feasible point known, at worst `start` itself.
+    distance:      `(N,)`, L2 to `toward`; `inf` where even `start` is not reproducibly feasible
+                   (a randomised model).
     distance_linf: `(N,)`, the same in Linf.
     feature_mse:   `(N,)`, mean squared difference between its logits and the wanted ones.
     success:       `(N,)` bool: `feature_mse` is within the tolerance of the method.

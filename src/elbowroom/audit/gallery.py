@@ -47,7 +47,7 @@ class Exhibits:
     bounds: lower and upper end of the grey scale for drawing.
     attacked, certified: for every rightly classified sample, the distance of the nearest example
         (inf where no attack succeeded) and the certified radius.
-    invariance: distance of every pair that succeeded.
+    invariance: distance of every pair that succeeded (nearer than the sample itself).
     """
 
     bounds: tuple[float, float]

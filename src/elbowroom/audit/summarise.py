@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from elbowroom.audit.config import AuditConfig
 from elbowroom.audit.gallery import Exhibits, InvarianceExample, SensitivityExample
@@ -23,6 +22,7 @@ from elbowroom.audit.tables import Bools, Floats, InvarianceTable, Tables
 
 CURVE_POINTS = 101
 CERTIFIED_POINTS = 21
+NEARER = 1 - 1e-3  # the answer to a pair may be the sample itself: that is no success
 EXHIBITS = 8
 
 
@@ -107,17 +107,16 @@ def _invariance(
     config: AuditConfig, tables: Tables, name: str, pairs: InvarianceTable
 ) -> Invariance:
     method = config.methods[name].build()
-    between = _partner_inputs(tables, pairs) - tables.inputs
-    lengths = np.linalg.norm(between.reshape(len(between), -1).astype(np.float64), axis=1)
+    between = _between(tables, pairs)
     errors = pairs.feature_mse[pairs.success]
     return Invariance(
         method=name,
         pairs=len(pairs.success),
-        success_rate=float(pairs.success.mean()),
+        success_rate=float(_moved(tables, pairs).mean()),
         tolerance=float(getattr(method, "tolerance", 0.0)),
         median_distance=median(pairs.distance),
         median_distance_linf=median(pairs.distance_linf),
-        median_between_images=float(np.median(lengths)),
+        median_between_images=float(np.median(between)),
         max_feature_mse=float(errors.max()) if len(errors) else None,
     )
 
@@ -139,9 +138,19 @@ def _mean(values: Floats | Bools) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _partner_inputs(tables: Tables, pairs: InvarianceTable) -> NDArray[np.floating]:
+def _between(tables: Tables, pairs: InvarianceTable) -> Floats:
+    """`(N,)`: L2 distance of each pair's two inputs."""
     position = {int(index): row for row, index in enumerate(tables.index)}
-    return tables.inputs[[position[int(partner)] for partner in pairs.partner]]
+    partners = tables.inputs[[position[int(partner)] for partner in pairs.partner]]
+    difference = (partners - tables.inputs).reshape(len(partners), -1).astype(np.float64)
+    lengths: Floats = np.linalg.norm(difference, axis=1)
+    return lengths
+
+
+def _moved(tables: Tables, pairs: InvarianceTable) -> Bools:
+    """Which pairs have an answer that is nearer than the sample whose logits it has."""
+    moved: Bools = pairs.success & (pairs.distance < NEARER * _between(tables, pairs))
+    return moved
 
 
 def exhibit(tables: Tables) -> Exhibits:
@@ -153,7 +162,7 @@ def exhibit(tables: Tables) -> Exhibits:
         bounds=grey_scale,
         attacked=tables.distance[right],
         certified=tables.radius[right],
-        invariance=pairs.distance[pairs.success] if pairs else np.zeros(0),
+        invariance=pairs.distance[_moved(tables, pairs)] if pairs else np.zeros(0),
         sensitivity_examples=_sensitivity_examples(tables),
         invariance_examples=_invariance_examples(tables, pairs) if pairs else [],
     )
@@ -196,7 +205,7 @@ def _class_name(tables: Tables, label: int) -> str:
 def _invariance_examples(tables: Tables, pairs: InvarianceTable) -> list[InvarianceExample]:
     position = {int(index): row for row, index in enumerate(tables.index)}
     examples = []
-    for row in _spread_out(pairs.success, pairs.distance):
+    for row in _spread_out(_moved(tables, pairs), pairs.distance):
         other = position[int(pairs.partner[row])]
         examples.append(
             InvarianceExample(

@@ -68,10 +68,12 @@ class Invariance(_Part):
 
     method: str
     pairs: int
-    success_rate: float
+    success_rate: float = Field(
+        description="share of pairs with a point nearer than the sample whose logits it has"
+    )
     tolerance: float = Field(description="largest mean squared difference of logits that counts")
     median_distance: float | None = Field(
-        description="L2 from the other image; null if most failed"
+        description="L2 from the other image, at most the distance between the two"
     )
     median_distance_linf: float | None
     median_between_images: float = Field(description="L2 between the two images, for comparison")

@@ -11,7 +11,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.goals import SameLogits
 from elbowroom.invariance.base import Inversion
 from elbowroom.norms import L2, per_sample
-from elbowroom.optimise import Adam, Best
+from elbowroom.optimise import Adam, Best, cosine_decay
 from elbowroom.sampling import SampleRng
 
 
@@ -20,19 +20,20 @@ class AdamOnLogits(Inversion):
     """From `toward`, descend the mean squared difference of the logits, inside the input box.
 
     Jacobsen et al. 2019; Invariance thesis, section 4.2.6 (there without the box). Finds nearly
-    equal logits reliably; nothing holds it close to `toward`, so distances are larger than need
-    be. The closest point that meets the tolerance is kept.
+    equal logits; nothing holds it close to `toward`, so distances are larger than need be.
 
-    steps:          at most, per learning rate; a sample is left alone once it succeeded.
+    steps:          per learning rate; a sample is left alone once it succeeded.
     learning_rates: of Adam, as shares of the width of the input bounds (of the spread of `start`
-                    and `toward` where they are infinite). Each is tried from `toward` anew for
-                    the samples that the ones before it failed on: small ones end nearer.
-    patience:       a sample's learning rate halves after so many steps without progress.
+                    and `toward` where they are infinite); each falls to a thousandth along half
+                    a cosine. Each is tried from `toward` anew for the samples that the ones
+                    before it failed on: small ones end nearer, large ones succeed more often.
+    beta2:          of Adam. The loss falls by many orders of magnitude on the way, so its
+                    gradients must be forgotten faster than by the usual 0.999.
     """
 
-    steps: int = 400
+    steps: int = 800
     learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    patience: int = 20
+    beta2: float = 0.95
 
     def descend(
         self,
@@ -43,9 +44,9 @@ class AdamOnLogits(Inversion):
         rng: SampleRng,
     ) -> Tensor:
         best = Best(toward, L2)
+        width = self._width(clf, start, toward)
         for learning_rate in self.learning_rates:
-            rate = learning_rate * self._width(clf, start, toward)
-            self._run(clf, toward, goal, rate, best)
+            self._run(clf, toward, goal, learning_rate * width, best)
             if bool(best.met.all()):
                 break
         return best.point
@@ -53,23 +54,15 @@ class AdamOnLogits(Inversion):
     def _run(
         self, clf: Classifier, toward: Tensor, goal: SameLogits, rate: Tensor, best: Best
     ) -> None:
-        adam = Adam()
+        adam = Adam(beta2=self.beta2)
         z = toward.clone()
-        share = z.new_ones(len(z))
-        lowest = torch.full_like(share, torch.inf)
-        stalled = torch.zeros_like(share)
-        for _ in range(self.steps):
+        for step in range(self.steps):
             logits, gradient = clf.gradient(z, goal.loss)
             best.offer(z, logits, goal, where=~best.met)
             if bool(best.met.all()):
                 return
-            loss = goal.loss(logits)
-            progress = loss < 0.99 * lowest
-            lowest = torch.minimum(lowest, loss)
-            stalled = torch.where(progress, 0.0, stalled + 1)
-            share = torch.where(stalled >= self.patience, share / 2, share)
-            stalled = torch.where(stalled >= self.patience, 0.0, stalled)
-            z = clf.clamp(z - per_sample(share, z) * rate * adam.step(gradient))
+            size = cosine_decay(step, self.steps, floor=1e-3) * rate
+            z = clf.clamp(z - size * adam.step(gradient))
 
     @staticmethod
     def _width(clf: Classifier, start: Tensor, toward: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class Inversion(ABC):
     ) -> InversionResult:
         """Find points with the logits of `start`, close to `toward`, both `(N, *shape)`.
 
+        Where the search finds none that is nearer, the answer is `start` itself.
+
         indices: the samples' numbers in their data set, which seed their randomness.
         Raises `ValueError` for inputs that `Classifier.validate` refuses.
         """
@@ -57,8 +59,10 @@ class Inversion(ABC):
             wanted = clf.logits(start)
             goal = SameLogits(wanted, torch.full_like(wanted[:, 0], self.tolerance))
             example = clf.clamp(self.descend(clf, start, toward, goal, rng).detach())
-            finite = example.isfinite().flatten(1).all(dim=1)
-            example = torch.where(per_sample(finite, example), example, toward)
+            # `start` has the wanted logits itself: no answer need be farther away than it is.
+            farther = L2.length(example - toward) > L2.length(start - toward)
+            missed = ~goal.met(clf.logits(example)) | farther
+            example = torch.where(per_sample(missed, example), start, example)
             # As with attacks, one plain forward pass decides.
             logits = clf.logits(example)
             success = goal.met(logits)
@@ -81,4 +85,4 @@ class Inversion(ABC):
         goal: SameLogits,
         rng: SampleRng,
     ) -> Tensor:
-        """The closest points `(N, *shape)` to `toward` that meet `goal`, or the nearest misses."""
+        """The closest points `(N, *shape)` to `toward` that meet `goal`; misses are dropped."""

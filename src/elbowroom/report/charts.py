@@ -146,8 +146,8 @@ def distance_notes(summary: Summary, exhibits: Exhibits) -> list[str]:
         missing = summary.invariance.pairs - len(exhibits.invariance)
         if missing > 0:
             notes.append(
-                f"For {count(missing)} of {count(summary.invariance.pairs)} pairs no input with "
-                "the same logits was found: that curve ends below 100%."
+                f"For {count(missing)} of {count(summary.invariance.pairs)} pairs no nearer input "
+                "with the same logits was found: that curve ends below 100%."
             )
         if summary.sensitivity.norm != "L2":
             notes.append("Invariance distances are L2 on the same axis, not comparable in size.")

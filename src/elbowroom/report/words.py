@@ -121,7 +121,10 @@ def _invariant(summary: Summary) -> Answer:
             sentences.append(
                 f"A move of {part} of that is enough. The smaller, the less the network notices."
             )
-        sentences.append(f"It worked for {percent(found.success_rate)} of {_pairs(found.pairs)}.")
+        sentences.append(
+            f"Something nearer was found for {percent(found.success_rate)} of "
+            f"{_pairs(found.pairs)}; for the others the whole distance counts."
+        )
     median = found.median_distance if found else None
     between = number(found.median_between_images) if found and found.pairs else None
     return Answer(
