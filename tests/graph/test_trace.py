@@ -12,7 +12,7 @@ from elbowroom.graph.evaluate import evaluate
 from nets import PIECEWISE_AFFINE, make
 
 
-def _same_function(model: nn.Module, shape: tuple[int, ...]) -> Graph:
+def check_same_function(model: nn.Module, shape: tuple[int, ...]) -> Graph:
     model = model.double().eval()
     graph = trace(model, shape, dtype=torch.float64)
     x = 3 * torch.randn(7, *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
@@ -23,7 +23,7 @@ def _same_function(model: nn.Module, shape: tuple[int, ...]) -> Graph:
 @pytest.mark.parametrize("name", PIECEWISE_AFFINE)
 def test_networks(name):
     model, shape = make(name)
-    _same_function(model, shape)
+    check_same_function(model, shape)
 
 
 ACTIVATIONS = [
@@ -34,7 +34,7 @@ ACTIVATIONS = [
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 def test_activations(activation):
-    _same_function(nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2)), (3,))
+    check_same_function(nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 2)), (3,))
 
 
 FUNCTIONS = {
@@ -61,7 +61,7 @@ def test_functions(name):
         def forward(self, x: Tensor) -> Tensor:
             return FUNCTIONS[name](self.linear(x))
 
-    _same_function(Net(), (3,))
+    check_same_function(Net(), (3,))
 
 
 LAYERS = {
@@ -76,12 +76,12 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name):
-    _same_function(nn.Sequential(nn.Conv2d(1, 2, 1), LAYERS[name], nn.Flatten()), (1, 9, 6))
+    check_same_function(nn.Sequential(nn.Conv2d(1, 2, 1), LAYERS[name], nn.Flatten()), (1, 9, 6))
 
 
 def test_weight_parametrisations_are_followed():
     layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
-    _same_function(nn.Sequential(layer), (3,))
+    check_same_function(nn.Sequential(layer), (3,))
 
 
 class _Squares(nn.Module):

@@ -61,9 +61,8 @@ def _search(
     if max_eps is not None:
         longest = torch.full((len(x),), max_eps, dtype=x.dtype, device=x.device)
     elif clf.bounded:
-        # In an unbounded box no length is too long; in a bounded one the diameter suffices.
         widest = (clf.upper - clf.lower).expand(x.shape)
         longest = step_norm.length(widest).to(x.dtype)
-    else:
+    else:  # no box to leave: far beyond the scale of the data
         longest = 1e3 * (1 + step_norm.length(x)).to(x.dtype)
     return nearest_crossing(clf, x, direction, longest, goal)

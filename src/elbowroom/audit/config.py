@@ -55,8 +55,6 @@ class MethodConfig(BaseModel):
         options = dict(self.options)
         if "norm" in options:
             options["norm"] = Norm.parse(options["norm"])
-        if "learning_rates" in options:
-            options["learning_rates"] = tuple(options["learning_rates"])
         built: Method = registry[self.method](**options)
         return built
 

@@ -147,7 +147,7 @@ def _computation(
 def _in_chunks(
     compute: Callable[[Tensor], Chunk], unit: Unit, chunk: int
 ) -> tuple[dict[str, Any], Cost]:
-    """Run a unit chunk by chunk; the cost of padding is not charged to the samples."""
+    """Run a unit chunk by chunk. Passes of padding are not charged; seconds are as measured."""
     parts: list[dict[str, Tensor]] = []
     total = Cost()
     for start in range(unit.start, unit.stop, chunk):

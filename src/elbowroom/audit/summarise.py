@@ -23,7 +23,7 @@ from elbowroom.audit.tables import Bools, Floats, InvarianceTable, Tables
 CURVE_POINTS = 101
 CERTIFIED_POINTS = 21
 NEARER = 1 - 1e-3  # the answer to a pair may be the sample itself: that is no success
-EXHIBITS = 8
+EXHIBITS = 9
 
 
 def summarise(

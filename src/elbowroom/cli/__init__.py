@@ -27,8 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (audit, attack, certify, report, train, data):
-    app.command()(command)
+for function in (audit, attack, certify, report, train, data):
+    app.command()(function)
 
 
 def _print_version(wanted: bool) -> None:

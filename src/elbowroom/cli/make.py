@@ -12,24 +12,16 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from elbowroom.cli.options import (
-    DebugOption,
-    JsonOption,
-    ModelSetOption,
-    Output,
-    QuietOption,
-    friendly,
-    load_data,
-    settings,
-)
+from elbowroom.cli.options import ModelSetOption, Output, command, load_data, settings
 from elbowroom.data import DATASETS
 from elbowroom.data.own import to_npz
 from elbowroom.models import MODELS
 from elbowroom.training import OBJECTIVES, RECIPES, EpochReport, Recipe, make_objective
 
 
-@friendly
+@command
 def train(
+    output: Output,
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the final weights.")],
     recipe: Annotated[
         str | None, typer.Option(help=f"Start from one of {', '.join(RECIPES)}.")
@@ -51,9 +43,6 @@ def train(
     learning_rate: Annotated[float | None, typer.Option()] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train a network, plainly or adversarially; the same command resumes an interrupted run.
 
@@ -66,7 +55,6 @@ def train(
       elbowroom train --model mlp --model-set sizes='[784,100,10]' --data mnist
       --objective adversarial --set eps=0.1 --set norm=Linf --epochs 5 --out runs/robust
     """
-    output = Output(quiet, as_json)
     plan = _plan(recipe, model, data)
     changes: dict[str, Any] = {"model_options": settings(model_set)} if model_set else {}
     changes |= {k: v for k, v in {"split": split, "count": count}.items() if v is not None}
@@ -87,8 +75,8 @@ def train(
     def advance(report: EpochReport) -> None:
         output.say(_line(report))
 
-    command = shlex.join(["elbowroom", *sys.argv[1:]])
-    result = plan.run(out, progress=advance, accelerator=accelerator, metadata={"command": command})
+    typed = shlex.join(["elbowroom", *sys.argv[1:]])
+    result = plan.run(out, progress=advance, accelerator=accelerator, metadata={"command": typed})
     last = result.history[-1]
     lines = [("weights", str(result.weights)), ("last epoch", _line(last))]
     output.result({"weights": str(result.weights), **asdict(last)}, lines)
@@ -117,15 +105,13 @@ def _fields(objective: Any) -> dict[str, Any]:
     return {f.name: getattr(objective, f.name) for f in fields(objective)}
 
 
-@friendly
+@command
 def data(
+    output: Output,
     name: Annotated[str | None, typer.Argument(help="A data set; all are listed if none.")] = None,
     split: Annotated[str, typer.Option(help="Which split of the data.")] = "test",
     count: Annotated[int | None, typer.Option(help="Only the first so many samples.")] = None,
     out: Annotated[str | None, typer.Option(help="Save it as an .npz file.")] = None,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """List the data sets, or fetch, check and describe one.
 
@@ -137,7 +123,6 @@ def data(
 
       elbowroom data fonts --count 500 --out letters.npz
     """
-    output = Output(quiet, as_json)
     if name is None:
         output.result(
             {"data": list(DATASETS), "models": list(MODELS), "recipes": list(RECIPES)},

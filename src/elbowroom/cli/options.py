@@ -1,12 +1,13 @@
-"""What the commands share: options, loading, output, and errors in one line."""
+"""What the commands share: groups of options, output, and errors in one line."""
 
 from __future__ import annotations
 
-import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
@@ -14,71 +15,82 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from elbowroom import data as data_module
+from elbowroom import data as data_sets
 from elbowroom import models
 from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
-F = TypeVar("F", bound=Callable[..., Any])
+FORESEEN = (ValueError, OSError, ImportError, TypeError, FloatingPointError)
 
-ModelOption = Annotated[
-    str,
-    typer.Option(help="A network that comes with the package, a name, or package.module:callable."),
-]
-WeightsOption = Annotated[
-    str | None, typer.Option(help="Weights: .safetensors, .pt/.pth (tensors only), .npy folder.")
-]
+NormOption = Annotated[str, typer.Option(help="L1, L2 or Linf.")]
+SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
 ModelSetOption = Annotated[
     list[str] | None, typer.Option("--model-set", help="An option of the network, NAME=VALUE.")
 ]
-DataOption = Annotated[
-    str, typer.Option(help="A data set, an .npz file, an image folder, or package.module:callable.")
-]
-SplitOption = Annotated[str, typer.Option(help="Which split of the data.")]
-SamplesOption = Annotated[int, typer.Option(min=1, help="How many samples, from the first.")]
-NormOption = Annotated[str, typer.Option(help="L1, L2 or Linf.")]
-SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
-DeviceOption = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0; the model's own.")]
-DtypeOption = Annotated[str | None, typer.Option(help="float32 or float64; the model's own.")]
-MeanOption = Annotated[str | None, typer.Option(help="Normalisation inside: numbers with commas.")]
-StdOption = Annotated[str | None, typer.Option(help="Normalisation inside: numbers with commas.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="A traceback for errors.")]
 
-FORESEEN = (ValueError, OSError, ImportError, TypeError, FloatingPointError)
 
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A function with groups of options as parameters, as a command.
 
-def friendly(command: F) -> F:
-    """Turn foreseen errors into one line and an exit code; `--debug` lets them through."""
+    A parameter whose type is a dataclass stands for one option per field. Foreseen errors become
+    one line and an exit code; the option `--debug`, added here, lets them through.
+    """
+    groups: dict[str, type] = {}
+    options: dict[str, inspect.Parameter] = {}
 
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> Any:
+    def add(parameter: inspect.Parameter, hint: Any) -> None:
+        options[parameter.name] = parameter.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint
+        )
+
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if not is_dataclass(kind):
+            add(parameter, kind)
+            continue
+        assert isinstance(kind, type)
+        groups[parameter.name] = kind
+        inner = get_type_hints(kind, include_extras=True)
+        for member in inspect.signature(kind).parameters.values():
+            add(member, inner[member.name])
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options["debug"] = inspect.Parameter("debug", keyword, default=False, annotation=DebugOption)
+
+    def wrapped(*, debug: bool, **values: Any) -> None:
+        for name, kind in groups.items():
+            values[name] = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
         try:
-            return command(**options)
+            function(**values)
         except KeyboardInterrupt:
             typer.echo("interrupted: run the same command again to resume", err=True)
             raise typer.Exit(130) from None
         except FORESEEN as error:
-            if options.get("debug"):
+            if debug:
                 raise
             typer.echo(f"error: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from None
 
-    return wrapped  # type: ignore[return-value]
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
+    wrapped.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {name: option.annotation for name, option in options.items()}
+    return wrapped
 
 
+@dataclass(frozen=True)
 class Output:
-    """Where a command's words go: people read stderr's progress and stdout's result."""
+    """Where a command's words go: progress to stderr, the result to stdout."""
 
-    def __init__(self, quiet: bool, as_json: bool) -> None:
-        self.quiet = quiet or as_json
-        self.as_json = as_json
-        self.console = Console(highlight=False, soft_wrap=True)
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The result as JSON on standard output.")
+    ] = False
 
     def say(self, text: str) -> None:
-        if not self.quiet:
-            self.console.print(escape(text))
+        """A line on the way to the result."""
+        if not (self.quiet or self.as_json):
+            _console().print(escape(text))
 
     def result(self, values: dict[str, Any], lines: list[tuple[str, str]]) -> None:
         """The result: `values` as JSON, or `lines` of name and text for people."""
@@ -86,10 +98,10 @@ class Output:
             sys.stdout.write(json.dumps(values, indent=2) + "\n")
         elif not self.quiet:
             for name, text in lines:
-                self.console.print(f"[bold]{escape(name):<20}[/bold] {escape(text)}")
+                _console().print(f"[bold]{escape(name):<20}[/bold] {escape(text)}")
 
     def progress(self) -> Progress:
-        """A progress bar on stderr; shown on terminals only, never with --quiet."""
+        """A progress bar; shown on terminals only."""
         console = Console(stderr=True)
         return Progress(
             TextColumn("{task.description:<20}"),
@@ -97,13 +109,70 @@ class Output:
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             console=console,
-            disable=self.quiet or not console.is_terminal,
+            disable=self.quiet or self.as_json or not console.is_terminal,
             transient=True,
         )
 
 
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a network and samples."""
+
+    model: Annotated[
+        str, typer.Option(help="A network by name, trained or not, or package.module:callable.")
+    ] = "fonts-plain"
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weights: .safetensors, .pt/.pth (tensors only), a folder of .npy."),
+    ] = None
+    model_set: ModelSetOption = None
+    data: Annotated[
+        str,
+        typer.Option(help="A data set, an .npz file, an image folder, or package.module:callable."),
+    ] = "fonts"
+    split: Annotated[str, typer.Option(help="Which split of the data.")] = "test"
+    samples: Annotated[int, typer.Option(min=1, help="How many samples, from the first.")] = 100
+    mean: Annotated[
+        str | None, typer.Option(help="Normalisation inside the model: numbers with commas.")
+    ] = None
+    std: Annotated[str | None, typer.Option(help="As for --mean.")] = None
+    device: Annotated[
+        str | None, typer.Option(help="Such as cpu or cuda:0; by default the model's own.")
+    ] = None
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or float64; by default the model's own.")
+    ] = None
+
+    def load_data(self, output: Output) -> Dataset:
+        """The samples that are measured."""
+        return load_data(output, self.data, self.split, self.samples)
+
+    def load_classifier(self, data: Dataset) -> Classifier:
+        """The classifier, with the input bounds of the data."""
+        if self.dtype not in (None, "float32", "float64"):
+            raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
+        if self.model in models.MODELS and self.weights is None:
+            typer.echo(f"note: {self.model} without --weights has random weights", err=True)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(0)  # random weights are the same in every run
+            network = models.load(self.model, self.weights, **settings(self.model_set))
+        return Classifier(
+            network,
+            bounds=data.bounds,
+            mean=_numbers("mean", self.mean),
+            std=_numbers("std", self.std),
+            device=self.device,
+            dtype=getattr(torch, self.dtype) if self.dtype else None,
+            name=self.model,
+        )
+
+
 def load_data(output: Output, spec: str, split: str, count: int | None) -> Dataset:
-    """The data, with a line for every download that takes place."""
+    """Data by name, with a line for every download that takes place."""
     started: set[str] = set()
 
     def report(name: str, received: int, total: int) -> None:
@@ -111,41 +180,11 @@ def load_data(output: Output, spec: str, split: str, count: int | None) -> Datas
             started.add(name)
             output.say(f"downloading {name} ({total / 1e6:.1f} MB)")
 
-    with data_module.report_progress(report):
-        return data_module.load(spec, split, count)
+    with data_sets.report_progress(report):
+        return data_sets.load(spec, split, count)
 
 
-def load_classifier(
-    model: str,
-    weights: str | None,
-    model_set: list[str] | None,
-    data: Dataset,
-    *,
-    mean: str | None = None,
-    std: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Classifier:
-    """The classifier the options describe, with the input bounds of the data."""
-    if dtype not in (None, "float32", "float64"):
-        raise ValueError(f"dtype must be float32 or float64, not {dtype!r}")
-    if model in models.MODELS and weights is None:
-        typer.echo(f"note: {model} without --weights has random weights", err=True)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)  # random weights are the same in every run
-        network = models.load(model, weights, **settings(model_set))
-    return Classifier(
-        network,
-        bounds=data.bounds,
-        mean=numbers("mean", mean),
-        std=numbers("std", std),
-        device=torch.device(device) if device else None,
-        dtype=getattr(torch, dtype) if dtype else None,
-        name=model,
-    )
-
-
-def numbers(name: str, text: str | None) -> list[float] | float | None:
+def _numbers(name: str, text: str | None) -> list[float] | float | None:
     """`"0.5"` to a number, `"0.4,0.5,0.6"` to a list."""
     if text is None:
         return None

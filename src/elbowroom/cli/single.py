@@ -16,28 +16,7 @@ from elbowroom.attacks import ATTACKS, Attack
 from elbowroom.audit import MethodConfig
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.classifier import Classifier
-from elbowroom.cli.options import (
-    DataOption,
-    DebugOption,
-    DeviceOption,
-    DtypeOption,
-    JsonOption,
-    MeanOption,
-    ModelOption,
-    ModelSetOption,
-    NormOption,
-    Output,
-    QuietOption,
-    SamplesOption,
-    SeedOption,
-    SplitOption,
-    StdOption,
-    WeightsOption,
-    friendly,
-    load_classifier,
-    load_data,
-    settings,
-)
+from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, command, settings
 from elbowroom.files import write_atomically
 from elbowroom.results import Cost
 
@@ -50,8 +29,8 @@ SaveOption = Annotated[
 
 
 @dataclass(frozen=True)
-class _Subject:
-    """What is measured: x `(N, *shape)`, y `(N,)`, and which samples are classified rightly."""
+class _Loaded:
+    """x `(N, *shape)`, y `(N,)`, and which samples are classified rightly."""
 
     clf: Classifier
     x: Tensor
@@ -63,26 +42,15 @@ class _Subject:
         return float(self.right.double().mean())
 
 
-@friendly
+@command
 def attack(
+    subject: Subject,
+    output: Output,
     method: Annotated[str, typer.Argument(help=f"One of {', '.join(ATTACKS)}.")],
-    model: ModelOption = "fonts-plain",
-    weights: WeightsOption = None,
-    model_set: ModelSetOption = None,
-    data: DataOption = "fonts",
-    split: SplitOption = "test",
-    samples: SamplesOption = 100,
     norm: Annotated[str | None, typer.Option(help="L1, L2 or Linf; the attack's own.")] = None,
     set_: SetOption = None,
     seed: SeedOption = 0,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     out: SaveOption = None,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Run one attack: upper bounds on the distance to the decision boundary.
 
@@ -92,57 +60,43 @@ def attack(
 
       elbowroom attack pgd --norm Linf --set eps=0.1 --set restarts=5 --out pgd.npz
     """
-    output = Output(quiet, as_json)
-    subject = _subject(
-        output, data, split, samples, model, weights, model_set, mean, std, device, dtype
-    )
+    loaded = _load(subject, output)
     built = _build("attack", method, {**settings(set_), "seed": seed}, norm)
     assert isinstance(built, Attack)
-    found = built(subject.clf, subject.x, subject.y)
-    success, distance = found.success[subject.right], found.distance[subject.right]
+    found = built(loaded.clf, loaded.x, loaded.y)
+    success, distance = found.success[loaded.right], found.distance[loaded.right]
     rate = float(success.double().mean()) if len(success) else math.nan
     lines = [
-        ("attack", f"{method} in {built.norm}, {samples} samples"),
-        ("clean accuracy", f"{subject.accuracy:.2%}"),
+        ("attack", f"{method} in {built.norm}, {subject.samples} samples"),
+        ("clean accuracy", f"{loaded.accuracy:.2%}"),
         ("success", f"{rate:.1%} of the rightly classified"),
         ("median distance", f"{_text(_median(distance))} {built.norm}"),
-        ("cost", _cost(found.cost, samples)),
+        ("cost", _cost(found.cost, subject.samples)),
     ]
     values = {
         "method": method,
         "norm": str(built.norm),
-        "samples": samples,
-        "clean_accuracy": subject.accuracy,
+        "samples": subject.samples,
+        "clean_accuracy": loaded.accuracy,
         "success_rate": rate if len(success) else None,
         "median_distance": _median(distance),
         "cost": asdict(found.cost),
     }
     arrays = {"adversarial": found.adversarial, "distance": found.distance}
-    _save(out, lines, **arrays, success=found.success, label=subject.y)
+    _save(out, lines, **arrays, success=found.success, label=loaded.y)
     output.result(values, lines)
 
 
-@friendly
+@command
 def certify(
+    subject: Subject,
+    output: Output,
     method: Annotated[
         str, typer.Argument(help=f"One of {', '.join(CERTIFICATES)}.")
     ] = "global-lipschitz",
-    model: ModelOption = "fonts-plain",
-    weights: WeightsOption = None,
-    model_set: ModelSetOption = None,
-    data: DataOption = "fonts",
-    split: SplitOption = "test",
-    samples: SamplesOption = 100,
     norm: NormOption = "L2",
     set_: SetOption = None,
-    mean: MeanOption = None,
-    std: StdOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     out: SaveOption = None,
-    quiet: QuietOption = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Certify radii within which the decision cannot change: lower bounds.
 
@@ -150,58 +104,41 @@ def certify(
 
       elbowroom certify --norm Linf --samples 500 --out radii.npz
     """
-    output = Output(quiet, as_json)
-    subject = _subject(
-        output, data, split, samples, model, weights, model_set, mean, std, device, dtype
-    )
+    loaded = _load(subject, output)
     built = _build("certificate", method, settings(set_), norm)
     assert isinstance(built, Certificate)
-    found = built(subject.clf, subject.x, subject.y)
-    radius = found.radius[subject.right]
+    found = built(loaded.clf, loaded.x, loaded.y)
+    radius = found.radius[loaded.right]
     largest = float(radius.max()) if len(radius) else None
     lines = [
-        ("certificate", f"{method} in {built.norm}, {samples} samples"),
+        ("certificate", f"{method} in {built.norm}, {subject.samples} samples"),
         ("sound", "yes" if found.sound else "no: kept for comparison, not a guarantee"),
-        ("clean accuracy", f"{subject.accuracy:.2%}"),
+        ("clean accuracy", f"{loaded.accuracy:.2%}"),
         ("median radius", f"{_text(_median(radius))} {built.norm}"),
         ("largest radius", f"{_text(largest)} {built.norm}"),
-        ("cost", _cost(found.cost, samples)),
+        ("cost", _cost(found.cost, subject.samples)),
     ]
     values = {
         "method": method,
         "norm": str(built.norm),
         "sound": found.sound,
-        "samples": samples,
-        "clean_accuracy": subject.accuracy,
+        "samples": subject.samples,
+        "clean_accuracy": loaded.accuracy,
         "median_radius": _median(radius),
         "largest_radius": largest,
         "cost": asdict(found.cost),
     }
-    _save(out, lines, radius=found.radius, label=subject.y)
+    _save(out, lines, radius=found.radius, label=loaded.y)
     output.result(values, lines)
 
 
-def _subject(
-    output: Output,
-    data: str,
-    split: str,
-    samples: int,
-    model: str,
-    weights: str | None,
-    model_set: list[str] | None,
-    mean: str | None,
-    std: str | None,
-    device: str | None,
-    dtype: str | None,
-) -> _Subject:
-    dataset = load_data(output, data, split, samples)
-    clf = load_classifier(
-        model, weights, model_set, dataset, mean=mean, std=std, device=device, dtype=dtype
-    )
-    x, y = clf.validate(dataset.x.to(clf.device, clf.dtype), dataset.y)
+def _load(subject: Subject, output: Output) -> _Loaded:
+    data = subject.load_data(output)
+    clf = subject.load_classifier(data)
+    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
     with clf.session():
         right = clf.logits(x).argmax(dim=1) == y
-    return _Subject(clf, x, y, right)
+    return _Loaded(clf, x, y, right)
 
 
 def _build(

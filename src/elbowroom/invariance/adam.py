@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +33,7 @@ class AdamOnLogits(Inversion):
     """
 
     steps: int = 800
-    learning_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    learning_rates: Sequence[float] = (0.01, 0.03, 0.1)
     beta2: float = 0.95
 
     def descend(
