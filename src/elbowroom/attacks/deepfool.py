@@ -25,6 +25,8 @@ class DeepFool(Attack):
     steps:      at most; usually two or three suffice.
     candidates: how many of the runner-up classes are considered.
     overshoot:  each step goes this fraction beyond the linear boundary.
+
+    Unlike the paper's, steps know the input box: features at a bound are left out of them.
     """
 
     norm: Norm = L2
@@ -45,8 +47,10 @@ class DeepFool(Attack):
             finished = finished | best.offer(point, logits, goal, where=~finished)
             if bool(finished.all()):
                 return best.point
-            step = self._to_nearest_boundary(logits.gather(1, classes), rows, goal)
-            total = torch.where(per_sample(finished, x), total, total + step)
+            normals = self._normals(clf, point, rows, goal)
+            step = self._to_nearest_boundary(logits.gather(1, classes), normals, goal)
+            moved = clf.clamp(x + total + step) - x
+            total = torch.where(per_sample(finished, x), total, moved)
         point = clf.clamp(x + (1 + self.overshoot) * total)
         best.offer(point, clf.logits(point), goal, where=~finished)
         return best.point
@@ -58,16 +62,27 @@ class DeepFool(Attack):
         others = logits.scatter(1, first[:, None], -torch.inf).topk(count, dim=1).indices
         return torch.cat([first[:, None], others], dim=1)
 
-    def _to_nearest_boundary(self, scores: Tensor, rows: Tensor, goal: Goal) -> Tensor:
-        """The shortest step over a linearised boundary; scores `(N, C)`, rows `(N, C, *shape)`."""
+    @staticmethod
+    def _normals(clf: Classifier, point: Tensor, rows: Tensor, goal: Goal) -> Tensor:
+        """`(N, C - 1, *shape)`: the directions in which each gap closes fastest.
+
+        Features at their bound cannot go farther: a step that counted on them would fall short.
+        """
+        sign = 1.0 if isinstance(goal, Misclassified) else -1.0
+        normals = sign * (rows[:, 1:] - rows[:, :1])
+        here = point[:, None]
+        stuck = ((here <= clf.lower) & (normals < 0)) | ((here >= clf.upper) & (normals > 0))
+        return torch.where(stuck, 0.0, normals)
+
+    def _to_nearest_boundary(self, scores: Tensor, normals: Tensor, goal: Goal) -> Tensor:
+        """The shortest step over a linearised boundary; scores `(N, C)`."""
         sign = 1.0 if isinstance(goal, Misclassified) else -1.0
         gap = sign * (scores[:, :1] - scores[:, 1:])
-        normal = sign * (rows[:, 1:] - rows[:, :1])
-        length = self.norm.dual.length(normal.flatten(0, 1)).to(gap.dtype).view_as(gap)
+        length = self.norm.dual.length(normals.flatten(0, 1)).to(gap.dtype).view_as(gap)
         length = length.clamp(min=torch.finfo(gap.dtype).tiny)
         # Leaving a class: the nearest boundary. Reaching one: the farthest must be crossed.
         ratio = gap / length
         chosen = ratio.abs().argmin(dim=1) if sign > 0 else ratio.argmax(dim=1)
         pick = torch.arange(len(gap), device=gap.device)
         distance = ratio[pick, chosen].abs() + 1e-4 * ratio[pick, chosen].abs().clamp(min=1e-4)
-        return per_sample(distance, rows[:, 0]) * self.norm.steepest(normal[pick, chosen])
+        return per_sample(distance, normals[:, 0]) * self.norm.steepest(normals[pick, chosen])

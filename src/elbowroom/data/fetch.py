@@ -89,7 +89,7 @@ class RemoteFile:
         try:
             pooch.HTTPDownloader(progressbar=bar, timeout=30)(url, raw, None)
         except OSError as error:  # every exception of requests is one
-            raise self._missing(f"the download failed: {error}") from error
+            raise self._missing(f"the download failed ({type(error).__name__})") from error
         data = raw.getvalue()
         if url.endswith(".zip"):
             data = _member(data, place.name, url)
