@@ -89,7 +89,9 @@ class RemoteFile:
         try:
             pooch.HTTPDownloader(progressbar=bar, timeout=30)(url, raw, None)
         except OSError as error:  # every exception of requests is one
-            raise self._missing(f"the download failed ({type(error).__name__})") from error
+            response = getattr(error, "response", None)
+            reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
+            raise self._missing(f"the download failed ({reason})") from error
         data = raw.getvalue()
         if url.endswith(".zip"):
             data = _member(data, place.name, url)
