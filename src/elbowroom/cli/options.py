@@ -20,6 +20,7 @@ from elbowroom import models
 from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
+SMALL = 1_000_000
 FORESEEN = (ValueError, OSError, ImportError, TypeError, FloatingPointError)
 
 NormOption = Annotated[str, typer.Option(help="L1, L2 or Linf.")]
@@ -147,6 +148,11 @@ class Subject:
         str | None, typer.Option(help="float32 or float64; by default the model's own.")
     ] = None
 
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="By default 1 for networks below a million parameters, else all."),
+    ] = None
+
     def load_data(self, output: Output) -> Dataset:
         """The samples that are measured."""
         return load_data(output, self.data, self.split, self.samples)
@@ -160,6 +166,10 @@ class Subject:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)  # random weights are the same in every run
             network = models.load(self.model, self.weights, **settings(self.model_set))
+        small = sum(parameter.numel() for parameter in network.parameters()) < SMALL
+        if self.threads or small:
+            # On small networks threads cost more than they do, many times so on a busy machine.
+            torch.set_num_threads(self.threads or 1)
         return Classifier(
             network,
             bounds=data.bounds,
