@@ -65,7 +65,7 @@ class Classifier:
                 raise ValueError("std must be positive and finite")
             self.network = nn.Sequential(Normalize(shift, scale), model)
         self.lower, self.upper = (self._tensor(bound) for bound in bounds)
-        if bool((self.lower > self.upper).any()) or bool((self.lower.isnan()).any()):
+        if not bool((self.lower <= self.upper).all()) or bool((self.lower == self.upper).all()):
             raise ValueError(f"bounds must be (lower, upper) with lower <= upper, not {bounds}")
         self.cost = Cost()
         self._row_independent_for: set[tuple[int, ...]] = set()
@@ -91,6 +91,11 @@ class Classifier:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             logits = self._forward(x)
+            if not logits.requires_grad:
+                raise ValueError(
+                    "the model's logits carry no gradient (a detach, no_grad or a step function "
+                    "inside?); attacks that follow gradients cannot be used"
+                )
             (gradient,) = torch.autograd.grad(objective(logits).sum(), x)
         return logits.detach(), gradient
 

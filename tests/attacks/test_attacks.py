@@ -154,3 +154,35 @@ def test_wrong_settings_are_refused():
 
 def test_every_attack_is_registered_under_a_name():
     assert {type(attack) for attack in EVERY} == set(ATTACKS.values())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: DDN(steps=0), "steps must be an integer of at least 1, not 0"),
+        (lambda: DeepFool(steps=-5), "steps must be"),
+        (lambda: CarliniWagner(steps="abc"), "not 'abc'"),
+        (lambda: DDN(gamma=-1.0), "gamma must lie between 0 and 1"),
+        (lambda: PGD(eps=float("inf")), "positive and finite"),
+        (lambda: PGD(eps=1.0, restarts=0), "restarts must be"),
+        (lambda: FGS(seed=-1), "seed must be an integer of at least 0"),
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_radius_that_is_too_small_grows():
+    clf, x, y = _problem()
+    tiny = PGD(eps=1e-3, steps=15, radius_steps=14)(clf, x, y)
+    assert tiny.success.all()
+
+
+def test_a_model_without_gradients_is_named():
+    class Detached(nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :3].detach()
+
+    with pytest.raises(ValueError, match="carry no gradient"):
+        FGV()(Classifier(Detached()), torch.rand(2, 1, 2, 2))

@@ -275,3 +275,54 @@ def test_the_curve_is_a_step_down_between_clean_and_zero():
 def test_the_published_schema_is_current():
     published = Path(__file__).parents[2] / "docs" / "summary.schema.json"
     assert json.loads(published.read_text()) == json.loads(json_schema())
+
+
+def test_a_constant_model_still_gets_a_card(tmp_path):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    model[1].weight.data.zero_()
+    model[1].bias.data.copy_(torch.arange(10.0))
+    card = elbowroom.audit(Classifier(model), data.load("digits", "test", 20), tmp_path, unit=20)
+    assert card.summary.sensitivity.median_attacked is None
+    assert "no attack changes the decision" in str(card)
+
+
+def test_the_card_says_what_was_not_asked_for(tmp_path):
+    card = _audit(tmp_path / "a", methods={"ddn": QUICK["ddn"]})
+    assert "none was run" in str(card)
+    assert "not asked for" in str(card)
+    only = {"global-lipschitz": QUICK["global-lipschitz"]}
+    assert "no attack was run" in str(_audit(tmp_path / "b", methods=only))
+
+
+def test_logits_that_are_not_finite_nearby_are_noticed(tmp_path):
+    class Fragile(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1)
+            return (
+                z[:, :10]
+                + torch.where((z * 16 != (z * 16).round()).any(1), torch.nan, 0.0)[:, None]
+            )
+
+    card = elbowroom.audit(
+        Classifier(Fragile()),
+        data.load("digits", "test", 20),
+        tmp_path,
+        methods={"ddn": QUICK["ddn"]},
+    )
+    failed = [check.check for check in card.summary.trust if not check.passed]
+    assert "Logits are finite around the samples" in failed
+
+
+@pytest.mark.parametrize("norm", ["L1", "Linf"])
+def test_other_norms(norm, tmp_path):
+    torch.manual_seed(0)
+    clf = Classifier(models.build("mlp", sizes=[64, 10, 10]))
+    samples = data.load("digits", "test", 6)
+    card = elbowroom.audit(clf, samples, tmp_path, norm=norm, chunk=6)
+    assert card.summary.sensitivity.norm == norm
+    assert card.summary.sensitivity.median_certified < card.summary.sensitivity.median_attacked
+
+
+def test_what_is_no_data_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="a Dataset, or a tuple"):
+        elbowroom.audit(nn.Linear(2, 2), [torch.zeros(1, 2)], tmp_path)

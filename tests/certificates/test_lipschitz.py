@@ -151,3 +151,13 @@ def test_linf_has_no_bound_for_response_normalisation():
         UnsupportedOperationError, match=r"LocalResponseNorm\) has no Lipschitz bound in Linf"
     ):
         GlobalLipschitz(norm=Linf)(clf, torch.rand(1, 1, 28, 28))
+
+
+def test_a_constant_model_is_certified_everywhere_or_nowhere():
+    layer = nn.Linear(3, 2)
+    layer.weight.data.zero_()
+    layer.bias.data.copy_(torch.tensor([1.0, 0.0]))
+    x = torch.rand(2, 3)
+    assert torch.isinf(GlobalLipschitz()(Classifier(layer), x, torch.tensor([0, 0])).radius).all()
+    layer.bias.data.zero_()
+    assert (GlobalLipschitz()(Classifier(layer), x, torch.tensor([0, 0])).radius == 0).all()

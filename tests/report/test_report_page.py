@@ -150,7 +150,7 @@ def test_hostile_names_stay_text() -> None:
         ({"right": 0, "examples": 0}, {}, ["0%", "No sample is classified rightly"]),
         ({"zeros": 117}, {}, ["for at least half", "0 for 117 of 117"]),
         ({}, {"trust": [], "classes": [], "cost": {}}, ["was not checked"]),
-        ({}, {"norm": "Linf"}, ["Linf, in units of the input range", "not comparable"]),
+        ({}, {"norm": "Linf"}, ["Linf, in the input's own units", "not comparable"]),
     ],
 )
 def test_what_is_missing_is_said(exhibits: dict, summary: dict, texts: list[str]) -> None:

@@ -13,6 +13,7 @@ from elbowroom.attacks.line_search import shorten
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import Goal, Misclassified
 from elbowroom.norms import L2, Norm, per_sample
+from elbowroom.optimise import require_counts
 from elbowroom.results import AttackResult
 from elbowroom.sampling import SampleRng
 
@@ -32,6 +33,9 @@ class Attack(ABC):
     norm: Norm = L2
     seed: int = 0
     line_search_steps: int = 20
+
+    def __post_init__(self) -> None:
+        require_counts(self)
 
     def __call__(
         self,

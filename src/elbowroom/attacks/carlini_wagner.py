@@ -46,6 +46,7 @@ class CarliniWagner(Attack):
     runner_ups: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm != L2:
             raise ValueError(f"the Carlini-Wagner attack works in L2, not {self.norm}")
 

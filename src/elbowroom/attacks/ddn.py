@@ -40,8 +40,11 @@ class DDN(Attack):
     loss: Literal["margin", "cross-entropy"] = "margin"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm != L2:
             raise ValueError(f"DDN works in L2, not {self.norm}")
+        if not 0 < self.gamma < 1:
+            raise ValueError(f"gamma must lie between 0 and 1, not {self.gamma}")
 
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         best = Best(x, self.norm)

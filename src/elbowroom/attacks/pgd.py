@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -42,7 +43,8 @@ class PGD(Attack):
     early_stop:   leave a sample alone at its first success (Manifold paper). Otherwise every run
                   goes on to the end, and the line from the sample to its last point is searched
                   too, which finds nearer examples.
-    radius_steps: bisections of the radius, separately for each sample.
+    radius_steps: further rounds, in each of which a sample's radius is bisected, or doubled as long
+                  as there was no success.
     """
 
     norm: Norm = L2
@@ -56,10 +58,11 @@ class PGD(Attack):
     radius_steps: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm not in (L2, Linf):
             raise ValueError(f"PGD works in L2 and Linf, not {self.norm}")
-        if not self.eps > 0:
-            raise ValueError(f"eps must be positive, not {self.eps}")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"eps must be positive and finite, not {self.eps}")
 
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         best = Best(x, self.norm)
@@ -68,9 +71,9 @@ class PGD(Attack):
         for _ in range(self.radius_steps + 1):
             succeeded = self._attack_within(clf, x, goal, rng, radius, best)
             low = torch.where(succeeded, low, radius)
-            # After a success the nearest point found bounds the radius from above.
-            high = best.distance.to(x.dtype).clamp(max=self.eps)
-            radius = (low + high) / 2
+            # The nearest point found bounds the radius from above; before there is one, it grows.
+            nearest = best.distance.to(x.dtype)
+            radius = torch.where(nearest.isfinite(), (low + nearest) / 2, 2 * radius)
         return best.point
 
     def _attack_within(

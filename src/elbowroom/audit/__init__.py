@@ -75,6 +75,8 @@ def measure(
     """
     clf = as_classifier(clf)
     if not isinstance(data, Dataset):
+        if not isinstance(data, tuple) or len(data) != 2:
+            raise TypeError("data must be a Dataset, or a tuple of inputs and labels")
         x, y = data
         data = _describe(clf, x, y)
     else:

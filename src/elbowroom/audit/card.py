@@ -53,6 +53,10 @@ class Card:
 
     def _sensitive(self) -> str:
         s = self.summary.sensitivity
+        if not s.attacks:
+            return "not measured: no attack was run"
+        if self.summary.clean_accuracy == 0:
+            return "not measured: no sample is classified as labelled"
         if s.median_attacked is None:
             return "no attack changes the decision of half of the samples"
         return f"decision changes within {number(s.median_attacked)} {s.norm} (median, upper bound)"
@@ -60,14 +64,14 @@ class Card:
     def _guaranteed(self) -> str:
         s = self.summary.sensitivity
         if s.median_certified is None:
-            return "no certificate for this network"
+            return "no certificate: none was run, or none covers this network"
         return f"nothing happens within {number(s.median_certified)} {s.norm} (median, lower bound)"
 
     def _invariant(self) -> str:
         i = self.summary.invariance
         if i is None:
-            return "not measured: the samples have one class only"
-        if i.median_distance is None:
+            return "not measured: not asked for, or the samples have one class only"
+        if i.median_distance is None or i.success_rate < 0.5:
             return f"logits of another image reached on {i.success_rate:.0%} of the pairs"
         return (
             f"logits of another image reached within {number(i.median_distance)} L2 (median; "

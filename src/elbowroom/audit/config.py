@@ -19,7 +19,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance import Inversion
-from elbowroom.norms import L2, Norm
+from elbowroom.norms import L2, Linf, Norm
 
 Method = Attack | Certificate | Inversion
 Kind = Literal["attack", "certificate", "invariance"]
@@ -112,13 +112,13 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
     def attack(method: str, **options: Any) -> MethodConfig:
         return MethodConfig(kind="attack", method=method, options={**options, "seed": seed})
 
-    pgd = attack("pgd", norm=name, eps=0.15 * size, early_stop=False, radius_steps=6)
     methods = {
         "fgs": attack("fgs", norm=name),
         "fgv": attack("fgv", norm=name),
-        "pgd": pgd,
         "deepfool": attack("deepfool", norm=name),
     }
+    if norm in (L2, Linf):
+        methods["pgd"] = attack("pgd", norm=name, eps=0.15 * size, early_stop=False, radius_steps=6)
     if norm == L2:
         methods |= {
             "ddn": attack("ddn"),

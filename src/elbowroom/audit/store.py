@@ -127,7 +127,12 @@ class Store:
 
     def read_units(self, units: list[Unit]) -> tuple[pa.Table, dict[str, float]]:
         """The rows of several units of one method, and their total cost."""
-        tables = [pq.read_table(pa.BufferReader(self.read(unit.path))) for unit in units]
+        tables = [
+            pq.read_table(
+                pa.BufferReader(self.read(unit.path)), use_threads=False, pre_buffer=False
+            )
+            for unit in units
+        ]
         total: dict[str, float] = {}
         for table in tables:
             for name, value in json.loads(table.schema.metadata[COST_KEY]).items():

@@ -68,7 +68,8 @@ def curve(right: Bools, distance: Floats, radius: Floats) -> list[CurvePoint]:
     """
     finite = distance[right & np.isfinite(distance)]
     end = float(finite.max()) * 1.05 if len(finite) and finite.max() > 0 else 1.0
-    fine = np.linspace(0, float(radius.max(initial=0.0)), CERTIFIED_POINTS)
+    certified = radius[np.isfinite(radius)]  # a constant model is certified everywhere
+    fine = np.linspace(0, float(certified.max(initial=0.0)), CERTIFIED_POINTS)
     grid = np.unique(np.concatenate([np.linspace(0, end, CURVE_POINTS), fine]))
     return [
         CurvePoint(

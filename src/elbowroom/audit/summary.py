@@ -35,7 +35,9 @@ class AttackSummary(_Part):
     success_rate: float
     median: float | None = Field(description="median distance, failures as infinite; null if that")
     mean: float | None = Field(description="mean distance over the successes; null if none")
-    best_on: float = Field(description="share of samples for which no attack found anything nearer")
+    best_on: float = Field(
+        description="share of samples for which no attack found anything nearer; ties count for all"
+    )
 
 
 class ClassSummary(_Part):

@@ -7,6 +7,8 @@ strong. The others check this library's own results.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from torch import Tensor
 
@@ -18,24 +20,34 @@ from elbowroom.goals import Misclassified
 from elbowroom.norms import Norm
 
 SINGLE_STEP = ("fgs", "fgv")
+BATCH = 100  # another size than the audit's chunks
+CLEARLY = 0.99  # nearer by more than the line searches' error
 FEW = 0.01  # of the samples: below it, a finding is an oddity and not a failure
 
 
 def model_checks(clf: Classifier, x: Tensor, y: Tensor, norm: Norm) -> list[TrustCheck]:
-    """Checks that need the model. x `(N, *shape)`: the samples measured, as one batch."""
+    """Checks that need the model; x `(N, *shape)` and y `(N,)`: the samples measured."""
     uncovered = why_uncertified(clf, x, norm)
     was_training = clf.network.training
+    difference, around, probabilities = 0.0, True, True
+    flat = loss_flat = 0.0
     with clf.session():
-        logits, again = clf.logits(x), clf.logits(x)
-        difference = float((logits - again).abs().max())
-        _, slope = clf.gradient(x, Misclassified(y).margin)
-        _, loss_slope = clf.gradient(x, Misclassified(y).loss)
-    flat, loss_flat = (
-        float((g.flatten(1) == 0).all(dim=1).double().mean()) for g in (slope, loss_slope)
-    )
-    sums = logits.sum(dim=1)
-    probabilities = bool((logits >= 0).all()) and bool((sums - 1).abs().max() < 1e-4)
+        for part, labels in zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True):
+            logits, again = clf.logits(part), clf.logits(part)
+            difference = max(difference, float((logits - again).abs().max()))
+            sums = logits.sum(dim=1)
+            probabilities &= bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+            around &= all(bool(clf.logits(point).isfinite().all()) for point in _nearby(clf, part))
+            flat += _without_slope(clf, part, Misclassified(labels).margin) / len(x)
+            loss_flat += _without_slope(clf, part, Misclassified(labels).loss) / len(x)
     return [
+        TrustCheck(
+            check="Logits are finite around the samples",
+            passed=around,
+            detail="they are, up to random moves of a tenth of the input range"
+            if around
+            else "random moves of the samples give NaN or infinite logits: attacks are blind there",
+        ),
         TrustCheck(
             check="The model is deterministic",
             passed=difference == 0,
@@ -72,15 +84,31 @@ def model_checks(clf: Classifier, x: Tensor, y: Tensor, norm: Norm) -> list[Trus
     ]
 
 
+def _without_slope(clf: Classifier, x: Tensor, objective: Callable[[Tensor], Tensor]) -> int:
+    """For how many samples the gradient of `objective(logits)` is exactly zero."""
+    _, gradient = clf.gradient(x, objective)
+    return int((gradient.flatten(1) == 0).all(dim=1).sum())
+
+
+def _nearby(clf: Classifier, x: Tensor) -> Iterator[Tensor]:
+    """The samples moved at random by small shares of the width of the input box."""
+    width = (clf.upper - clf.lower).expand(x.shape)
+    width = torch.where(width.isfinite(), width, x.abs().amax())
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)
+    for share in (0.001, 0.01, 0.1):
+        yield clf.clamp(x + share * width * noise)
+
+
 def recheck(clf: Classifier, tables: Tables, y: Tensor) -> TrustCheck:
-    """Every stored example is classified again, in one batch of another size."""
+    """Every stored example is classified again, in batches of another size."""
     wrong = checked = 0
     with clf.session():
         for attack in tables.attacks.values():
-            points = torch.tensor(attack.points, device=clf.device, dtype=clf.dtype)
-            flipped = clf.logits(points).argmax(dim=1) != y
+            points = torch.tensor(attack.points, dtype=clf.dtype)
+            parts = [clf.logits(p.to(clf.device)).argmax(dim=1) for p in torch.split(points, BATCH)]
             counted = torch.tensor(attack.success, device=y.device)
-            wrong += int((counted & ~flipped).sum())
+            wrong += int((counted & (torch.cat(parts) == y)).sum())
             checked += int(counted.sum())
     return TrustCheck(
         check="Stored examples are misclassified",
@@ -108,7 +136,7 @@ def table_checks(tables: Tables) -> list[TrustCheck]:
         nearest_cheap, nearest = (
             torch.tensor([list(d) for d in group]).amin(dim=0) for group in (cheap, strong)
         )
-        share = float((nearest_cheap < nearest)[torch.from_numpy(right)].double().mean())
+        share = float((nearest_cheap < CLEARLY * nearest)[torch.from_numpy(right)].double().mean())
         checks.append(
             TrustCheck(
                 check="Iterative attacks beat single steps",

@@ -49,7 +49,11 @@ class GlobalLipschitz(Certificate):
         # The margin must outlast the rounding of both logits, wherever in the ball.
         available = margin - 2 * (slack.here + evaluation.here)[:, None]
         growth = slack.per_l2_distance * self.norm.largest_l2(x[0].numel())
-        return (available / (slope + 2 * growth)).amin(dim=1) * (1 - 1e-12)
+        steepness = slope + 2 * growth
+        # A difference that cannot change at all: certified everywhere, or nowhere at a tie.
+        flat = torch.where(available > 0, torch.inf, 0.0)
+        radius = torch.where(steepness > 0, available / steepness, flat)
+        return radius.amin(dim=1) * (1 - 1e-12)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def audit(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help="Only this method of the default set; repeatable."),
+        typer.Option(help="Only this method, such as ddn; repeatable."),
     ] = None,
     seed: SeedOption = 0,
     chunk: Annotated[int, typer.Option(min=1, help="Samples computed together.")] = 32,

@@ -21,10 +21,10 @@ from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
 SMALL = 1_000_000
-FORESEEN = (ValueError, OSError, ImportError, TypeError, FloatingPointError)
+FORESEEN = (ValueError, OSError, ImportError, TypeError, RuntimeError, FloatingPointError)
 
 NormOption = Annotated[str, typer.Option(help="L1, L2 or Linf.")]
-SeedOption = Annotated[int, typer.Option(help="Of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 ModelSetOption = Annotated[
     list[str] | None, typer.Option("--model-set", help="An option of the network, NAME=VALUE.")
 ]
@@ -64,6 +64,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             values[name] = kind(**{f.name: values.pop(f.name) for f in fields(kind)})
         try:
             function(**values)
+        except typer.Exit:  # which is a RuntimeError
+            raise
         except KeyboardInterrupt:
             typer.echo("interrupted: run the same command again to resume", err=True)
             raise typer.Exit(130) from None
@@ -161,8 +163,10 @@ class Subject:
         """The classifier, with the input bounds of the data."""
         if self.dtype not in (None, "float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
+        name = self.model
         if self.model in models.MODELS and self.weights is None:
             typer.echo(f"note: {self.model} without --weights has random weights", err=True)
+            name += " (random weights)"
         with torch.random.fork_rng([]):
             torch.manual_seed(0)  # random weights are the same in every run
             network = models.load(self.model, self.weights, **settings(self.model_set))
@@ -175,9 +179,9 @@ class Subject:
             bounds=data.bounds,
             mean=_numbers("mean", self.mean),
             std=_numbers("std", self.std),
-            device=self.device,
+            device=_device(self.device),
             dtype=getattr(torch, self.dtype) if self.dtype else None,
-            name=self.model,
+            name=name,
         )
 
 
@@ -192,6 +196,17 @@ def load_data(output: Output, spec: str, split: str, count: int | None) -> Datas
 
     with data_sets.report_progress(report):
         return data_sets.load(spec, split, count)
+
+
+def _device(name: str | None) -> torch.device | None:
+    if name is None:
+        return None
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {first_line}") from None
 
 
 def _numbers(name: str, text: str | None) -> list[float] | float | None:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -51,6 +52,12 @@ def from_arrays(
     elif not x.dtype.is_floating_point:
         raise ValueError(f"{name}: x must be uint8 or floating point, not {x.dtype}")
     x, y = x.float(), y.long()
+    finite = x.reshape(len(x), -1).isfinite().all(dim=1)
+    if not bool(finite.all()):
+        first = int((~finite).nonzero()[0])
+        raise ValueError(f"{name}: sample {first} has NaN or infinite values")
+    if len(y) and int(y.min()) < 0:
+        raise ValueError(f"{name}: labels must not be negative, the smallest is {int(y.min())}")
     limits: Bounds = (0.0, 1.0)
     if bounds is not None:
         if len(bounds) != 2:
@@ -76,7 +83,7 @@ def from_npz(path: Path, split: str) -> Dataset:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in ("x", "y", "classes", "bounds") if key in file}
-    except (ValueError, OSError, EOFError, AttributeError) as error:
+    except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as plain arrays: {error}") from error
     if not {"x", "y"} <= set(arrays):
         raise ValueError(f"{path} must hold the arrays x and y; it holds {sorted(arrays)}")

@@ -83,7 +83,7 @@ def max_pool_with_indices(node: Node, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def pieces_of(op: PiecewiseAffine, z: Tensor) -> Tensor:
     """The piece each unit of `z` is on, as uint8."""
-    return torch.bucketize(z, op.breaks).to(torch.uint8)
+    return torch.bucketize(z.contiguous(), op.breaks).to(torch.uint8)
 
 
 def select(table: Tensor, pieces: Tensor) -> Tensor:

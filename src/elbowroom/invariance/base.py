@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import SameLogits
 from elbowroom.norms import L2, Linf, per_sample
+from elbowroom.optimise import require_counts
 from elbowroom.results import InversionResult
 from elbowroom.sampling import SampleRng
 
@@ -28,6 +29,9 @@ class Inversion(ABC):
 
     tolerance: float = 1e-8
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_counts(self)
 
     def __call__(
         self,

@@ -48,4 +48,4 @@ def count(value: int) -> str:
 
 def unit(norm: str) -> str:
     """What a distance in `norm` is measured in."""
-    return f"{norm}, in units of the input range"
+    return f"{norm}, in the input's own units"

@@ -116,6 +116,8 @@ def _invariant(summary: Summary) -> Answer:
         ]
         if found.median_distance is None:
             sentences.append("For most pairs no such input was found; that is no proof of absence.")
+        elif found.success_rate < 0.5:
+            sentences.append("For most pairs nothing nearer than that was found.")
         elif found.median_between_images > 0:
             part = percent(found.median_distance / found.median_between_images)
             sentences.append(

@@ -195,7 +195,10 @@ def _fabric(accelerator: str) -> Any:
         raise ImportError(
             "training needs Lightning; install it with: pip install 'elbowroom[train]'"
         ) from error
-    return Fabric(accelerator=accelerator, devices=1)
+    try:
+        return Fabric(accelerator=accelerator, devices=1)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"accelerator {accelerator!r} cannot be used here: {error}") from error
 
 
 def _check(model: nn.Module, data: Dataset) -> None:
