@@ -64,6 +64,7 @@ class Classifier:
             if bool((scale <= 0).any()) or not bool(scale.isfinite().all()):
                 raise ValueError("std must be positive and finite")
             self.network = nn.Sequential(Normalize(shift, scale), model)
+            self.network.training = model.training  # so that the mode seen is the user's
         self.lower, self.upper = (self._tensor(bound) for bound in bounds)
         if not bool((self.lower <= self.upper).all()) or bool((self.lower == self.upper).all()):
             raise ValueError(f"bounds must be (lower, upper) with lower <= upper, not {bounds}")

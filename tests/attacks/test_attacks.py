@@ -186,3 +186,15 @@ def test_a_model_without_gradients_is_named():
 
     with pytest.raises(ValueError, match="carry no gradient"):
         FGV()(Classifier(Detached()), torch.rand(2, 1, 2, 2))
+
+
+def test_restarts_of_one_sample_do_not_shift_the_randomness_of_another():
+    clf, x, y = _problem()
+    reach = DDN()(clf, x, y).distance
+    # Some samples succeed within this radius at once, others never do.
+    attack = PGD(eps=float(reach.median()) * 1.05, steps=5, restarts=4, radius_steps=2)
+    together = attack(clf, x, y)
+    for i in range(len(x)):
+        alone = attack(clf, x[i : i + 1], y[i : i + 1], indices=[i])
+        assert torch.allclose(alone.distance, together.distance[i : i + 1], rtol=1e-8)
+        assert torch.allclose(alone.adversarial, together.adversarial[i : i + 1], atol=1e-8)

@@ -326,3 +326,13 @@ def test_other_norms(norm, tmp_path):
 def test_what_is_no_data_is_refused(tmp_path):
     with pytest.raises(TypeError, match="a Dataset, or a tuple"):
         elbowroom.audit(nn.Linear(2, 2), [torch.zeros(1, 2)], tmp_path)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_on_the_page_is_the_users_own(training, tmp_path):
+    model = models.build("mlp", sizes=[64, 10, 10]).train(training)
+    clf = Classifier(model, mean=0.5, std=0.25)
+    card = elbowroom.audit(clf, data.load("digits", "test", 4), tmp_path, methods=QUICK)
+    mode = next(c for c in card.summary.trust if c.check == "The model is in evaluation mode")
+    assert mode.detail.startswith("it was handed over in training mode") == training
+    assert model.training == training

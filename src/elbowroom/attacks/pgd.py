@@ -91,8 +91,11 @@ class PGD(Attack):
         )
         rule = self.rule or ("sign" if self.norm == Linf else "gradient")
         for restart in range(self.restarts):
-            # Drawn even if unused: a sample's numbers must not depend on its neighbours.
+            # Drawn even if unused: a sample's numbers must not depend on its neighbours, whose
+            # failures are the only reason for further restarts once it has succeeded itself.
             noise = uniform_in_distance(x, self.norm, radius, rng)
+            if self.early_stop and bool(succeeded.all()):
+                continue
             start = noise if self.random_start or restart else torch.zeros_like(x)
             running = ~succeeded if self.early_stop else torch.ones_like(succeeded)
 
@@ -110,8 +113,6 @@ class PGD(Attack):
             if not self.early_stop:
                 last = shorten(clf, x, last, goal, self.line_search_steps)
                 offer(last, clf.logits(last))
-            elif bool(succeeded.all()):
-                break
         return succeeded
 
 

@@ -145,6 +145,7 @@ def table_checks(tables: Tables) -> list[TrustCheck]:
                 "samples; many suggest masked gradients",
             )
         )
+    if tables.attacks and right.any():
         missed = float((~tables.found)[right].mean())
         checks.append(
             TrustCheck(

@@ -28,7 +28,8 @@ class GlobalLipschitz(Certificate):
     """Margin over a global Lipschitz constant, a product of the layers' operator norms.
 
     Sound for the network as it is computed in its own floating-point precision, whatever the
-    order of summation: every radius is reduced by a bound on the rounding of all layers. Fast,
+    order of summation: every radius is reduced by a bound on the rounding of all layers (see
+    `elbowroom.certificates.rounding` for what that assumes of convolutions on GPUs). Fast,
     and exact for linear classifiers; for deep ones a product of norms is far from tight.
 
     norm: L1, L2 or Linf.

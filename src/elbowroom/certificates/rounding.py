@@ -4,7 +4,9 @@ The classifier that a user runs is computed in floating point; a certificate abo
 says nothing about it unless the rounding of every layer is bounded. Sums of n products are off
 by at most `gamma(n)` times the sum of the absolute products, in any order of summation (Higham,
 Accuracy and Stability of Numerical Algorithms, section 3.1). The error of a layer is carried to
-the logits by the Lipschitz constant of the layers behind it.
+the logits by the Lipschitz constant of the layers behind it. Outside of this model are underflow
+and convolutions by Winograd's or Fourier's transform, which GPU libraries may choose in float32;
+PyTorch's CPU convolutions are direct sums.
 """
 
 from __future__ import annotations
@@ -133,7 +135,7 @@ def _layer_error(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> Laye
         return LayerError(None, 0.0, node_factor(node, shape, L2))
     if isinstance(op, Add):
         g = gamma(1, dtype)
-        return LayerError(lambda _, a, b: g * (a + b).abs() + g * g * (a.abs() + b.abs()), g, 1.0)
+        return LayerError(lambda _, a, b: g * (a + b).abs(), g, 1.0)
     if isinstance(op, Linear | Conv):
         return _weighted_sum(op, shape, gamma(op.weight[0].numel() + 1, dtype))
     if isinstance(op, ChannelAffine):
