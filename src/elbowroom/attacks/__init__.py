@@ -5,6 +5,7 @@ from elbowroom.attacks.carlini_wagner import CarliniWagner
 from elbowroom.attacks.ddn import DDN
 from elbowroom.attacks.deepfool import DeepFool
 from elbowroom.attacks.fast_gradient import FGS, FGV
+from elbowroom.attacks.fmn import FMN
 from elbowroom.attacks.pgd import PGD
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -14,6 +15,7 @@ ATTACKS: dict[str, type[Attack]] = {
     "deepfool": DeepFool,
     "ddn": DDN,
     "carlini-wagner": CarliniWagner,
+    "fmn": FMN,
 }
 
-__all__ = ["ATTACKS", "DDN", "FGS", "FGV", "PGD", "Attack", "CarliniWagner", "DeepFool"]
+__all__ = ["ATTACKS", "DDN", "FGS", "FGV", "FMN", "PGD", "Attack", "CarliniWagner", "DeepFool"]

@@ -33,3 +33,12 @@ def first_order_distance(gap: Tensor, gradient: Tensor, norm: Norm) -> Tensor:
     """
     estimate = gap.abs() / norm.dual.length(gradient).to(gap.dtype)
     return torch.where(estimate.isfinite() & (estimate > 0), estimate, 1.0)
+
+
+def within_box(clf: Classifier, point: Tensor, gradient: Tensor) -> Tensor:
+    """`gradient` `(N, *shape)` without the features whose descent would leave the input box."""
+    # A few ulps inside still count as at the bound, or rounding would decide.
+    slack = 16 * torch.finfo(point.dtype).eps
+    low = point <= clf.lower + slack * clf.lower.abs().clamp(1.0, 1e30)
+    high = point >= clf.upper - slack * clf.upper.abs().clamp(1.0, 1e30)
+    return torch.where((low & (gradient > 0)) | (high & (gradient < 0)), 0.0, gradient)
