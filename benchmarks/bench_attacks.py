@@ -18,17 +18,25 @@ from elbowroom.attacks.line_search import shorten
 from elbowroom.goals import Misclassified
 from elbowroom.norms import L2
 from elbowroom.results import Cost
-from rivals import RIVALS, CountedNetwork, Rival
+from rivals import FIRST_RADIUS, RADIUS_ROUNDS, RIVALS, CountedNetwork, Rival
 
 CLOSEST_BUDGETS = (100, 300, 1000, 3000, 10000)
 """Budgets at which `closest`, the default attack, is measured."""
 
 LINE_SEARCH_STEPS = Attack.line_search_steps
 
+# As many rounds as for the rivals' attacks in a ball.
+RADIUS_SEARCH = {"eps": FIRST_RADIUS, "early_stop": False, "radius_steps": RADIUS_ROUNDS - 1}
+
 # What is measured: the name in the table, the name in ATTACKS, and what departs from the
 # defaults. Every other attack of ATTACKS is measured as it comes.
 OURS: list[tuple[str, str, dict[str, Any]]] = [
-    ("pgd", "pgd", {"eps": 1.0, "early_stop": False, "radius_steps": 6}),
+    ("pgd", "pgd", RADIUS_SEARCH),
+    ("apgd-ce", "apgd", {"loss": "ce", **RADIUS_SEARCH}),
+    ("apgd-dlr", "apgd", {"loss": "dlr", **RADIUS_SEARCH}),
+    ("apgd-targeted", "apgd", {"loss": "dlr-targeted", **RADIUS_SEARCH}),
+    ("fmn-100", "fmn", {"steps": 100}),
+    ("fmn-1000", "fmn", {"steps": 1000}),
     ("ddn-100", "ddn", {"steps": 100}),
     ("ddn-1000", "ddn", {"steps": 1000}),
     ("ddn-targeted-4", "ddn", {"runner_ups": 4}),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 Call = Callable[[nn.Module, Tensor, Tensor], Tensor]
 RADIUS_ROUNDS = 7
 """Rounds of the search for the smallest radius at which an attack in a ball succeeds."""
+FIRST_RADIUS = 1.0
 
 
 class CountedNetwork(nn.Module):
@@ -60,14 +61,14 @@ def nearest_of(x: Tensor, y: Tensor, network: nn.Module, candidates: list[Tensor
 
 
 def smallest_radius(
-    within: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor], start: float
+    within: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor],
 ) -> Call:
     """A minimal-norm attack from one that is given radii `(N,)`: doubled until there is a
     success, then bisected, for each sample by itself."""
 
     def call(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         best, low = x.clone(), torch.zeros(len(x))
-        shortest, radius = torch.full_like(low, torch.inf), torch.full_like(low, start)
+        shortest, radius = torch.full_like(low, torch.inf), torch.full_like(low, FIRST_RADIUS)
         for _ in range(RADIUS_ROUNDS):
             points = within(network, x, y, radius).detach()
             found = nearest_of(x, y, network, [points])
@@ -156,7 +157,7 @@ def _apgd(loss: str, n_iter: int = 100) -> Rival:
         return points
 
     options = {"loss": loss, "n_iter": n_iter, "radius_rounds": RADIUS_ROUNDS}
-    return Rival(_describe("pyautoattack", "APGD", options), smallest_radius(within, 1.0))
+    return Rival(_describe("pyautoattack", "APGD", options), smallest_radius(within))
 
 
 def _apgd_targeted(targets: int, n_iter: int = 100) -> Rival:
@@ -176,7 +177,7 @@ def _apgd_targeted(targets: int, n_iter: int = 100) -> Rival:
         return nearest_of(x, y, network, found)
 
     options = {"targets": targets, "n_iter": n_iter, "radius_rounds": RADIUS_ROUNDS}
-    return Rival(_describe("pyautoattack", "APGD-T", options), smallest_radius(within, 1.0))
+    return Rival(_describe("pyautoattack", "APGD-T", options), smallest_radius(within))
 
 
 # -- torchattacks ------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def _torchattacks_pgd(steps: int) -> Rival:
         return points
 
     options = {"steps": steps, "radius_rounds": RADIUS_ROUNDS}
-    return Rival(_describe("torchattacks", "PGDL2", options), smallest_radius(within, 1.0))
+    return Rival(_describe("torchattacks", "PGDL2", options), smallest_radius(within))
 
 
 def _describe(library: str, name: str, options: dict[str, object]) -> str:

@@ -77,10 +77,10 @@ def test_radius_is_searched_for_each_sample_by_itself(problem: Problem) -> None:
         towards = (overshooting(network, x.clone(), y) - x).detach()  # of length 2 * expected
         return x + towards * (radius / (2 * expected)).reshape(-1, 1, 1, 1)
 
-    found = smallest_radius(ball, 4.0)(problem.clf.network, problem.x, problem.y)
+    found = smallest_radius(ball)(problem.clf.network, problem.x, problem.y)
     length = (found - problem.x).flatten(1).norm(dim=1)
     assert bool((length >= 0.999 * expected).all())
-    assert bool((length <= expected + 4.0 / 2**6).all())
+    assert bool((length <= expected + 1.0 / 2**6).all())
 
 
 def test_passes_of_a_jacobian_are_counted() -> None:
