@@ -18,10 +18,26 @@ class SampleRng:
     """One independent stream per sample of a batch."""
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
-        self._streams = [Generator(Philox(SeedSequence([seed, index]))) for index in indices]
+        self.seed = seed
+        self.indices = [int(index) for index in indices]
+        self._streams = [Generator(Philox(SeedSequence([seed, index]))) for index in self.indices]
 
     def __len__(self) -> int:
         return len(self._streams)
+
+    def children(self, rows: Tensor, numbers: Tensor, round_number: int = 0) -> SampleRng:
+        """New streams, seeded by (seed, sample index, round, number): one per row of `rows`.
+
+        rows: positions of samples in this batch, repeats allowed; numbers: of their runs. What is
+        drawn from a child does not depend on what was drawn before, here or from other children.
+        """
+        child = SampleRng(self.seed, [])
+        child.indices = [self.indices[row] for row in rows.tolist()]
+        child._streams = [
+            Generator(Philox(SeedSequence([self.seed, index], spawn_key=(round_number, number))))
+            for index, number in zip(child.indices, numbers.tolist(), strict=True)
+        ]
+        return child
 
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers with the shape, dtype and device of `like` `(N, *shape)`."""

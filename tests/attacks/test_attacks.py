@@ -7,7 +7,18 @@ import torch
 from torch import nn
 
 from elbowroom import L2, Classifier, Linf
-from elbowroom.attacks import ATTACKS, DDN, FGS, FGV, FMN, PGD, Attack, CarliniWagner, DeepFool
+from elbowroom.attacks import (
+    APGD,
+    ATTACKS,
+    DDN,
+    FGS,
+    FGV,
+    FMN,
+    PGD,
+    Attack,
+    CarliniWagner,
+    DeepFool,
+)
 from elbowroom.attacks.line_search import nearest_crossing, shorten
 from elbowroom.attacks.pgd import uniform_in_distance
 from elbowroom.goals import ClassifiedAs, Misclassified, SameLogits
@@ -17,7 +28,7 @@ from nets import make
 EVERY: list[Attack] = [
     FGS(), FGV(), PGD(eps=2.0, steps=10), PGD(norm=Linf, eps=0.4, steps=10), DeepFool(steps=10),
     DDN(steps=20), CarliniWagner(steps=80, search_steps=3),
-    FMN(steps=20),
+    FMN(steps=20), APGD(eps=2.0, steps=10),
 ]  # fmt: skip
 
 

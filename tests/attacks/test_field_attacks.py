@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
-from elbowroom import L1, Classifier, Linf
-from elbowroom.attacks import FMN, Attack
+from elbowroom import L1, L2, Classifier, Linf
+from elbowroom.attacks import APGD, FMN, PGD, Attack
 from elbowroom.goals import ClassifiedAs, Misclassified
 from nets import make
 from oracles.linear import distances, problem
 
-#: Attacks that end at the nearest boundary of a linear model, by the norms they work in.
+# Attacks that end at the nearest boundary of a linear model, by the norms they work in.
 MINIMAL: dict[str, Attack] = {
     "fmn l2": FMN(runner_ups=4),
+    "apgd targeted": APGD(eps=1.0, loss="dlr-targeted", steps=40, early_stop=False, radius_steps=10),
+    "apgd ce": APGD(eps=3.0, steps=60, early_stop=False, radius_steps=4),
 }
+# Numbers of classes, where not every one will do: what a loss needs, or where it leads.
+CLASSES = {"apgd targeted": [5], "apgd ce": [2]}
 OTHER_NORMS: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, runner_ups=4),
     "fmn linf": FMN(norm=Linf, runner_ups=4, steps=400),
+    "apgd linf": APGD(norm=Linf, eps=1.0, loss="dlr-targeted", early_stop=False, radius_steps=4),
 }
-#: Small settings of each attack, for checks that do not ask for strength.
+# Small settings of each attack, for checks that do not ask for strength.
 QUICK: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, steps=25),
     "fmn l2": FMN(steps=25),
     "fmn linf": FMN(norm=Linf, steps=25),
+    "apgd ce": APGD(eps=1.5, steps=20, restarts=2, radius_steps=2),
+    "apgd dlr": APGD(norm=Linf, eps=0.5, steps=20, loss="dlr", batch_size=4),
+    "pgd": PGD(eps=1.5, steps=10, restarts=3, radius_steps=2, batch_size=5),
 }
 
 
@@ -40,7 +50,7 @@ def smooth_problem(dtype=torch.float64):
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 8])
 def test_the_nearest_boundary_of_a_linear_model(name, rank, batch):
-    for classes in (2, 5):
+    for classes in CLASSES.get(name, [2, 5]):
         clf, x, y = problem(rank, batch, classes)
         expected = distances(clf, x, y).amin(dim=1)
         result = MINIMAL[name](clf, x, y)
@@ -63,7 +73,8 @@ def test_the_nearest_boundary_in_other_norms(name):
 
 @pytest.mark.parametrize("name", MINIMAL)
 def test_single_precision_finds_the_same_distances(name):
-    clf, x, y = problem(3, 8, classes=5, dtype=torch.float32)
+    classes = CLASSES.get(name, [5])[0]
+    clf, x, y = problem(3, 8, classes, dtype=torch.float32)
     expected = distances(clf, x, y).amin(dim=1)
     clf.network.float()
     assert torch.allclose(MINIMAL[name](clf, x, y).distance, expected, rtol=1e-3)
@@ -118,14 +129,84 @@ def test_inputs_without_a_box(name):
     assert result.success.any()
 
 
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize(
+    "attack",
+    [PGD(eps=1.0, steps=6), PGD(norm=Linf, eps=0.2, steps=4), APGD(eps=0.9, steps=8)],
+    ids=["pgd l2", "pgd linf", "apgd"],
+)
+def test_restarts_do_not_depend_on_how_they_are_packed(attack, early_stop):
+    clf, x, y = smooth_problem()
+    reach = attack.norm.length(FMN(norm=attack.norm)(clf, x, y).adversarial - x)
+    attack = replace(
+        attack, eps=float(reach.median()) * 1.1, restarts=9, early_stop=early_stop,
+        radius_steps=1,
+    )  # fmt: skip
+    results = [replace(attack, batch_size=size)(clf, x, y) for size in (None, 1, 4, 25, 1000)]
+    assert results[0].success.any()
+    for result in results[1:]:
+        assert torch.equal(result.success, results[0].success)
+        assert torch.allclose(result.adversarial, results[0].adversarial, atol=1e-9)
+
+
+def test_many_restarts_run_in_full_batches():
+    clf, x, y = smooth_problem()
+    sizes = set()
+    original = clf._forward
+    clf._forward = lambda points: sizes.add(len(points)) or original(points)  # type: ignore[method-assign]
+    attack = PGD.published_lra(1e-3, restarts=100, batch_size=50)
+    result = replace(attack, steps=1)(clf, x, y)
+    assert not result.success.any()
+    assert sizes == {7, 50, 1}  # checks of all 7 samples, runs, and the check of independence
+
+
+def test_successful_samples_get_no_further_restarts():
+    clf, x, y = smooth_problem()
+    far = PGD(eps=1e-4, steps=3, restarts=200, batch_size=20)(clf, x, y)
+    near = PGD(eps=3.0, steps=3, restarts=200, batch_size=20)(clf, x, y)
+    assert near.success.all()
+    assert near.cost.backward < far.cost.backward / 10
+
+
+def test_settings_of_the_papers():
+    lra = PGD.published_lra(1.5, restarts=10_000, batch_size=512)
+    assert (lra.norm, lra.eps, lra.steps, lra.step_size) == (L2, 1.5, 40, None)
+    assert (lra.restarts, lra.rule, lra.early_stop, lra.batch_size) == (10_000, None, True, 512)
+    linf, l2 = PGD.published_manifold(), PGD.published_manifold(L2)
+    assert (linf.norm, linf.eps, l2.norm, l2.eps) == (Linf, 0.3, L2, 1.5)
+    assert (l2.steps, l2.step_size, l2.restarts, l2.rule) == (40, 0.005, 5, "adam")
+
+
+def test_dlr_does_not_feel_the_scale_of_the_logits():
+    clf, x, y = smooth_problem()
+    scaled = nn.Sequential(clf.network, nn.Linear(4, 4, bias=False).double())
+    scaled[1].weight.data.copy_(1e4 * torch.eye(4))
+    for loss in ("dlr", "dlr-targeted"):
+        attack = APGD(eps=1.0, loss=loss, steps=15)
+        plain, steep = attack(clf, x, y), attack(Classifier(scaled), x, y)
+        assert torch.allclose(plain.distance, steep.distance, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (lambda: FMN(gamma=1.0), "gamma must lie between 0 and 1"),
         (lambda: FMN(step_size=0.0), "step_size must be positive"),
         (lambda: FMN(steps=0), "steps must be"),
+        (lambda: APGD(eps=1.0, loss="margin"), "loss must be"),
+        (lambda: APGD(eps=1.0, targets=0), "targets must be"),
+        (lambda: APGD(eps=1.0, norm=L1), "APGD works in L2 and Linf"),
+        (lambda: PGD(eps=1.0, batch_size=0), "batch_size must be"),
+        (lambda: PGD(eps=1.0, step_size=-1.0), "step_size must be"),
+        (lambda: PGD(eps=1.0, rule="newton"), "rule must be"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_dlr_names_the_classes_it_needs():
+    clf, x, y = problem(1, 2, classes=2)
+    with pytest.raises(ValueError, match="needs 3 classes"):
+        APGD(eps=1.0, loss="dlr")(clf, x, y)

@@ -1,5 +1,6 @@
 """Too sensitive: attacks, each an upper bound on the distance to the decision boundary."""
 
+from elbowroom.attacks.apgd import APGD
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.carlini_wagner import CarliniWagner
 from elbowroom.attacks.ddn import DDN
@@ -12,10 +13,22 @@ ATTACKS: dict[str, type[Attack]] = {
     "fgs": FGS,
     "fgv": FGV,
     "pgd": PGD,
+    "apgd": APGD,
     "deepfool": DeepFool,
     "ddn": DDN,
     "carlini-wagner": CarliniWagner,
     "fmn": FMN,
 }
 
-__all__ = ["ATTACKS", "DDN", "FGS", "FGV", "FMN", "PGD", "Attack", "CarliniWagner", "DeepFool"]
+__all__ = [
+    "APGD",
+    "ATTACKS",
+    "DDN",
+    "FGS",
+    "FGV",
+    "FMN",
+    "PGD",
+    "Attack",
+    "CarliniWagner",
+    "DeepFool",
+]
