@@ -11,6 +11,7 @@ from elbowroom.attacks import (
     APGD,
     ATTACKS,
     DDN,
+    FAB,
     FGS,
     FGV,
     FMN,
@@ -28,7 +29,7 @@ from nets import make
 EVERY: list[Attack] = [
     FGS(), FGV(), PGD(eps=2.0, steps=10), PGD(norm=Linf, eps=0.4, steps=10), DeepFool(steps=10),
     DDN(steps=20), CarliniWagner(steps=80, search_steps=3),
-    FMN(steps=20), APGD(eps=2.0, steps=10),
+    FMN(steps=20), APGD(eps=2.0, steps=10), FAB(steps=10),
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elbowroom import L1, L2, Classifier, Linf
-from elbowroom.attacks import APGD, FMN, PGD, Attack
+from elbowroom.attacks import APGD, FAB, FMN, PGD, Attack
 from elbowroom.goals import ClassifiedAs, Misclassified
 from nets import make
 from oracles.linear import distances, problem
@@ -17,13 +17,19 @@ from oracles.linear import distances, problem
 # Attacks that end at the nearest boundary of a linear model, by the norms they work in.
 MINIMAL: dict[str, Attack] = {
     "fmn l2": FMN(runner_ups=4),
-    "apgd targeted": APGD(eps=1.0, loss="dlr-targeted", steps=40, early_stop=False, radius_steps=10),
+    "fab": FAB(steps=40),
+    "fab targeted": FAB(steps=40, runner_ups=4),
+    "apgd targeted": APGD(
+        eps=1.0, loss="dlr-targeted", steps=40, early_stop=False, radius_steps=10
+    ),
     "apgd ce": APGD(eps=3.0, steps=60, early_stop=False, radius_steps=4),
 }
 # Numbers of classes, where not every one will do: what a loss needs, or where it leads.
 CLASSES = {"apgd targeted": [5], "apgd ce": [2]}
 OTHER_NORMS: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, runner_ups=4),
+    "fab l1": FAB(norm=L1, steps=40),
+    "fab linf": FAB(norm=Linf, steps=40, runner_ups=4),
     "fmn linf": FMN(norm=Linf, runner_ups=4, steps=400),
     "apgd linf": APGD(norm=Linf, eps=1.0, loss="dlr-targeted", early_stop=False, radius_steps=4),
 }
@@ -32,6 +38,9 @@ QUICK: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, steps=25),
     "fmn l2": FMN(steps=25),
     "fmn linf": FMN(norm=Linf, steps=25),
+    "fab l2": FAB(steps=15, restarts=2),
+    "fab l1": FAB(norm=L1, steps=15),
+    "fab linf": FAB(norm=Linf, steps=15, candidates=1),
     "apgd ce": APGD(eps=1.5, steps=20, restarts=2, radius_steps=2),
     "apgd dlr": APGD(norm=Linf, eps=0.5, steps=20, loss="dlr", batch_size=4),
     "pgd": PGD(eps=1.5, steps=10, restarts=3, radius_steps=2, batch_size=5),
@@ -196,6 +205,9 @@ def test_dlr_does_not_feel_the_scale_of_the_logits():
         (lambda: APGD(eps=1.0, loss="margin"), "loss must be"),
         (lambda: APGD(eps=1.0, targets=0), "targets must be"),
         (lambda: APGD(eps=1.0, norm=L1), "APGD works in L2 and Linf"),
+        (lambda: FAB(backward=1.5), "backward must lie"),
+        (lambda: FAB(alpha_max=-0.1), "alpha_max must lie"),
+        (lambda: FAB(candidates=0), "candidates must be"),
         (lambda: PGD(eps=1.0, batch_size=0), "batch_size must be"),
         (lambda: PGD(eps=1.0, step_size=-1.0), "step_size must be"),
         (lambda: PGD(eps=1.0, rule="newton"), "rule must be"),

@@ -5,6 +5,7 @@ from elbowroom.attacks.base import Attack
 from elbowroom.attacks.carlini_wagner import CarliniWagner
 from elbowroom.attacks.ddn import DDN
 from elbowroom.attacks.deepfool import DeepFool
+from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.fast_gradient import FGS, FGV
 from elbowroom.attacks.fmn import FMN
 from elbowroom.attacks.pgd import PGD
@@ -18,12 +19,14 @@ ATTACKS: dict[str, type[Attack]] = {
     "ddn": DDN,
     "carlini-wagner": CarliniWagner,
     "fmn": FMN,
+    "fab": FAB,
 }
 
 __all__ = [
     "APGD",
     "ATTACKS",
     "DDN",
+    "FAB",
     "FGS",
     "FGV",
     "FMN",
