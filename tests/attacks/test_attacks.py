@@ -17,6 +17,7 @@ from elbowroom.attacks import (
     FMN,
     PGD,
     Attack,
+    BoundaryWalk,
     CarliniWagner,
     DeepFool,
 )
@@ -30,6 +31,7 @@ EVERY: list[Attack] = [
     FGS(), FGV(), PGD(eps=2.0, steps=10), PGD(norm=Linf, eps=0.4, steps=10), DeepFool(steps=10),
     DDN(steps=20), CarliniWagner(steps=80, search_steps=3),
     FMN(steps=20), APGD(eps=2.0, steps=10), FAB(steps=10),
+    BoundaryWalk(steps=20, restarts=2),
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from elbowroom import L1, L2, Classifier, Linf
-from elbowroom.attacks import APGD, FAB, FMN, PGD, Attack
+from elbowroom.attacks import APGD, FAB, FMN, PGD, Attack, BoundaryWalk
 from elbowroom.goals import ClassifiedAs, Misclassified
 from nets import make
 from oracles.linear import distances, problem
@@ -17,6 +17,7 @@ from oracles.linear import distances, problem
 # Attacks that end at the nearest boundary of a linear model, by the norms they work in.
 MINIMAL: dict[str, Attack] = {
     "fmn l2": FMN(runner_ups=4),
+    "boundary walk": BoundaryWalk(steps=150),
     "fab": FAB(steps=40),
     "fab targeted": FAB(steps=40, runner_ups=4),
     "apgd targeted": APGD(
@@ -28,6 +29,8 @@ MINIMAL: dict[str, Attack] = {
 CLASSES = {"apgd targeted": [5], "apgd ce": [2]}
 OTHER_NORMS: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, runner_ups=4),
+    "boundary walk l1": BoundaryWalk(norm=L1),
+    "boundary walk linf": BoundaryWalk(norm=Linf, start=FMN(norm=Linf, runner_ups=4)),
     "fab l1": FAB(norm=L1, steps=40),
     "fab linf": FAB(norm=Linf, steps=40, runner_ups=4),
     "fmn linf": FMN(norm=Linf, runner_ups=4, steps=400),
@@ -38,6 +41,9 @@ QUICK: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, steps=25),
     "fmn l2": FMN(steps=25),
     "fmn linf": FMN(norm=Linf, steps=25),
+    "boundary walk l1": BoundaryWalk(norm=L1, steps=20),
+    "boundary walk l2": BoundaryWalk(steps=20),
+    "boundary walk linf": BoundaryWalk(norm=Linf, steps=20),
     "fab l2": FAB(steps=15, restarts=2),
     "fab l1": FAB(norm=L1, steps=15),
     "fab linf": FAB(norm=Linf, steps=15, candidates=1),
@@ -205,6 +211,8 @@ def test_dlr_does_not_feel_the_scale_of_the_logits():
         (lambda: APGD(eps=1.0, loss="margin"), "loss must be"),
         (lambda: APGD(eps=1.0, targets=0), "targets must be"),
         (lambda: APGD(eps=1.0, norm=L1), "APGD works in L2 and Linf"),
+        (lambda: BoundaryWalk(overshoot=1.0), "overshoot must lie"),
+        (lambda: BoundaryWalk(restarts=0), "restarts must be"),
         (lambda: FAB(backward=1.5), "backward must lie"),
         (lambda: FAB(alpha_max=-0.1), "alpha_max must lie"),
         (lambda: FAB(candidates=0), "candidates must be"),
@@ -222,3 +230,34 @@ def test_dlr_names_the_classes_it_needs():
     clf, x, y = problem(1, 2, classes=2)
     with pytest.raises(ValueError, match="needs 3 classes"):
         APGD(eps=1.0, loss="dlr")(clf, x, y)
+
+
+def test_a_boundary_walk_starts_from_the_points_it_is_given():
+    clf, x, y = smooth_problem()
+    pool = torch.rand(40, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    goal = ClassifiedAs(torch.where(y == 0, 3, 0))
+    decided = clf.logits(pool).argmax(dim=1)
+    assert set(goal.targets.tolist()) <= set(decided.tolist())
+    walk = BoundaryWalk(pool=pool, steps=60, restarts=2)
+    result = walk(clf, x, y, goal=goal)
+    assert result.success.all()
+    for i in range(len(x)):
+        straight = L2.length(pool[decided == goal.targets[i]] - x[i]).min()
+        assert result.distance[i] <= straight
+    useless = BoundaryWalk(pool=x[:1], steps=3)(clf, x[:1], y[:1])
+    assert not useless.success.any()
+
+
+def test_a_boundary_walk_does_not_depend_on_the_gradient_at_the_sample():
+    class Plateau(nn.Module):
+        """No gradient within 0.6 of the origin; the boundary is the sphere of radius 0.8."""
+
+        def forward(self, x):
+            z = (x.square().sum(dim=1, keepdim=True).clamp(min=1e-12).sqrt() - 0.6).clamp(min=0)
+            return torch.cat([torch.full_like(z, 0.2) + 0 * x[:, :1], z], dim=1)
+
+    clf = Classifier(Plateau().double(), bounds=(-1.0, 1.0), dtype=torch.float64)
+    x = 0.2 * torch.rand(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    result = BoundaryWalk(steps=100)(clf, x)
+    assert result.success.all()
+    assert torch.allclose(result.distance, 0.8 - L2.length(x), rtol=1e-2)

@@ -2,13 +2,17 @@
 
 from elbowroom.attacks.apgd import APGD
 from elbowroom.attacks.base import Attack
+from elbowroom.attacks.boundary_walk import BoundaryWalk
 from elbowroom.attacks.carlini_wagner import CarliniWagner
+from elbowroom.attacks.closest import Closest
 from elbowroom.attacks.ddn import DDN
 from elbowroom.attacks.deepfool import DeepFool
 from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.fast_gradient import FGS, FGV
 from elbowroom.attacks.fmn import FMN
+from elbowroom.attacks.linear_region import LinearRegion
 from elbowroom.attacks.pgd import PGD
+from elbowroom.attacks.starts import NearestPoints, Towards
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgs": FGS,
@@ -20,6 +24,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "carlini-wagner": CarliniWagner,
     "fmn": FMN,
     "fab": FAB,
+    "linear-region": LinearRegion,
+    "closest": Closest,
+    "boundary-walk": BoundaryWalk,
 }
 
 __all__ = [
@@ -32,6 +39,11 @@ __all__ = [
     "FMN",
     "PGD",
     "Attack",
+    "BoundaryWalk",
     "CarliniWagner",
+    "Closest",
     "DeepFool",
+    "LinearRegion",
+    "NearestPoints",
+    "Towards",
 ]
