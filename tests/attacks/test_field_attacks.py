@@ -244,8 +244,6 @@ def test_a_boundary_walk_starts_from_the_points_it_is_given():
     for i in range(len(x)):
         straight = L2.length(pool[decided == goal.targets[i]] - x[i]).min()
         assert result.distance[i] <= straight
-    useless = BoundaryWalk(pool=x[:1], steps=3)(clf, x[:1], y[:1])
-    assert not useless.success.any()
 
 
 def test_a_boundary_walk_does_not_depend_on_the_gradient_at_the_sample():

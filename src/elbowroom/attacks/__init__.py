@@ -4,15 +4,12 @@ from elbowroom.attacks.apgd import APGD
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.boundary_walk import BoundaryWalk
 from elbowroom.attacks.carlini_wagner import CarliniWagner
-from elbowroom.attacks.closest import Closest
 from elbowroom.attacks.ddn import DDN
 from elbowroom.attacks.deepfool import DeepFool
 from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.fast_gradient import FGS, FGV
 from elbowroom.attacks.fmn import FMN
-from elbowroom.attacks.linear_region import LinearRegion
 from elbowroom.attacks.pgd import PGD
-from elbowroom.attacks.starts import NearestPoints, Towards
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgs": FGS,
@@ -24,8 +21,6 @@ ATTACKS: dict[str, type[Attack]] = {
     "carlini-wagner": CarliniWagner,
     "fmn": FMN,
     "fab": FAB,
-    "linear-region": LinearRegion,
-    "closest": Closest,
     "boundary-walk": BoundaryWalk,
 }
 
@@ -41,9 +36,5 @@ __all__ = [
     "Attack",
     "BoundaryWalk",
     "CarliniWagner",
-    "Closest",
     "DeepFool",
-    "LinearRegion",
-    "NearestPoints",
-    "Towards",
 ]
