@@ -15,11 +15,14 @@ from elbowroom.attacks import (
     FGS,
     FGV,
     FMN,
+    LBFGS,
     PGD,
     Attack,
     BoundaryWalk,
     CarliniWagner,
     DeepFool,
+    HotCold,
+    IterativePerturbation,
 )
 from elbowroom.attacks.line_search import nearest_crossing, shorten
 from elbowroom.attacks.pgd import uniform_in_distance
@@ -31,7 +34,8 @@ EVERY: list[Attack] = [
     FGS(), FGV(), PGD(eps=2.0, steps=10), PGD(norm=Linf, eps=0.4, steps=10), DeepFool(steps=10),
     DDN(steps=20), CarliniWagner(steps=80, search_steps=3),
     FMN(steps=20), APGD(eps=2.0, steps=10), FAB(steps=10),
-    BoundaryWalk(steps=20, restarts=2),
+    BoundaryWalk(steps=20, restarts=2), IterativePerturbation(), HotCold(runner_ups=2),
+    LBFGS(steps=10, search_steps=5),
 ]  # fmt: skip
 
 

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 
 from elbowroom import L1, L2, Classifier, Linf
-from elbowroom.attacks import APGD, FAB, FMN, PGD, Attack, BoundaryWalk
-from elbowroom.goals import ClassifiedAs, Misclassified
+from elbowroom.attacks import (
+    APGD,
+    FAB,
+    FGS,
+    FMN,
+    LBFGS,
+    PGD,
+    Attack,
+    BoundaryWalk,
+    HotCold,
+    IterativePerturbation,
+    Transfer,
+)
+from elbowroom.goals import ClassifiedAs, Misclassified, SameLogits
 from nets import make
 from oracles.linear import distances, problem
 
@@ -18,6 +31,8 @@ from oracles.linear import distances, problem
 MINIMAL: dict[str, Attack] = {
     "fmn l2": FMN(runner_ups=4),
     "boundary walk": BoundaryWalk(steps=150),
+    "iterative": IterativePerturbation(rule="value", norm=L2),
+    "l-bfgs": LBFGS(search_steps=14),
     "fab": FAB(steps=40),
     "fab targeted": FAB(steps=40, runner_ups=4),
     "apgd targeted": APGD(
@@ -26,7 +41,13 @@ MINIMAL: dict[str, Attack] = {
     "apgd ce": APGD(eps=3.0, steps=60, early_stop=False, radius_steps=4),
 }
 # Numbers of classes, where not every one will do: what a loss needs, or where it leads.
-CLASSES = {"apgd targeted": [5], "apgd ce": [2]}
+CLASSES = {
+    "apgd targeted": [5],
+    "apgd ce": [2],
+    "iterative": [2],
+    "l-bfgs": [2],
+    "l-bfgs margin": [2],
+}
 OTHER_NORMS: dict[str, Attack] = {
     "fmn l1": FMN(norm=L1, runner_ups=4),
     "boundary walk l1": BoundaryWalk(norm=L1),
@@ -44,6 +65,11 @@ QUICK: dict[str, Attack] = {
     "boundary walk l1": BoundaryWalk(norm=L1, steps=20),
     "boundary walk l2": BoundaryWalk(steps=20),
     "boundary walk linf": BoundaryWalk(norm=Linf, steps=20),
+    "iterative": IterativePerturbation(steps=40),
+    "iterative value": IterativePerturbation(rule="value", norm=L2, steps=80),
+    "hot/cold": HotCold(),
+    "l-bfgs": LBFGS(steps=8, search_steps=6),
+    "l-bfgs cross-entropy": LBFGS(steps=8, search_steps=6, loss="cross-entropy"),
     "fab l2": FAB(steps=15, restarts=2),
     "fab l1": FAB(norm=L1, steps=15),
     "fab linf": FAB(norm=Linf, steps=15, candidates=1),
@@ -213,6 +239,15 @@ def test_dlr_does_not_feel_the_scale_of_the_logits():
         (lambda: APGD(eps=1.0, norm=L1), "APGD works in L2 and Linf"),
         (lambda: BoundaryWalk(overshoot=1.0), "overshoot must lie"),
         (lambda: BoundaryWalk(restarts=0), "restarts must be"),
+        (lambda: IterativePerturbation(rule="both"), "rule must be"),
+        (lambda: IterativePerturbation(growth=0.9), "growth must be"),
+        (lambda: IterativePerturbation(step_size=-1.0), "step_size must be"),
+        (lambda: HotCold(runner_ups=0), "runner_ups must be"),
+        (lambda: HotCold(max_length=0.0), "max_length must be"),
+        (lambda: LBFGS(norm=Linf), "works in L2"),
+        (lambda: LBFGS(memory=0), "memory must be"),
+        (lambda: LBFGS(loss="hinge"), "loss must be"),
+        (lambda: LBFGS(first_constant=0.0), "first_constant must be"),
         (lambda: FAB(backward=1.5), "backward must lie"),
         (lambda: FAB(alpha_max=-0.1), "alpha_max must lie"),
         (lambda: FAB(candidates=0), "candidates must be"),
@@ -259,3 +294,85 @@ def test_a_boundary_walk_does_not_depend_on_the_gradient_at_the_sample():
     result = BoundaryWalk(steps=100)(clf, x)
     assert result.success.all()
     assert torch.allclose(result.distance, 0.8 - L2.length(x), rtol=1e-2)
+
+
+def test_hot_cold_follows_its_vector_to_the_boundary():
+    clf, x, y = problem(1, 8, classes=4)
+    logits = clf.logits(x)
+    hot = logits.scatter(1, y[:, None], -torch.inf).argmax(dim=1)
+    weight = clf.network.linear.weight.detach()
+    rows = torch.arange(8)
+    # Eq. 2.9 by hand, with the sign that cools the cold class.
+    omega = torch.zeros_like(logits)
+    omega[rows, hot] = logits[rows, hot].abs()
+    omega[rows, y] = -logits[rows, y].abs()
+    direction = L2.steepest(omega @ weight)
+    moved = HotCold()(clf, x, y)
+    assert moved.success.any()
+    for i in moved.success.nonzero().flatten():
+        step = moved.adversarial[i] - x[i]
+        assert torch.allclose(step / step.norm(), direction[i], atol=1e-6)
+        gaps = (weight[y[i]] - weight) @ direction[i]
+        cross = (logits[i, y[i]] - logits[i]) / -gaps
+        first = cross[(gaps < 0) & (rows[:4] != y[i])].min()
+        assert moved.distance[i] == pytest.approx(float(first), rel=1e-5)
+
+
+def test_attacks_on_classes_refuse_other_goals():
+    clf, x, y = smooth_problem()
+    goal = SameLogits(clf.logits(x), torch.full((7,), 1e-3, dtype=torch.float64))
+    for attack in (FAB(steps=1), HotCold()):
+        with pytest.raises(ValueError, match="cannot aim at SameLogits"):
+            attack(clf, x, y, goal=goal)
+
+
+def test_the_path_of_repeated_perturbations_goes_back_and_forth():
+    clf, x, y = smooth_problem()
+    images = list(IterativePerturbation().path(clf, x, count=4))
+    assert len(images) == 5
+    assert torch.equal(images[0], x)
+    decisions = torch.stack([clf.logits(image).argmax(dim=1) for image in images])
+    moved = torch.stack([L2.length(b - a) for a, b in pairwise(images)])
+    assert torch.equal(decisions[0], y)
+    # Every image is an adversarial perturbation of the one before, if it differs from it at all.
+    assert torch.equal(decisions[1:] != decisions[:-1], moved > 0)
+    # The first step reaches a boundary, the others only cross it (Bounds thesis, section 2.7).
+    crossed = (moved > 0).all(dim=0)
+    assert crossed.any()
+    assert (moved[1:, crossed] < 0.5 * moved[0, crossed]).all()
+    first = FGS()(clf, x).adversarial
+    assert torch.equal(images[1], torch.where((moved[0] > 0)[:, None, None, None], first, x))
+
+
+def test_growing_steps_cover_any_distance():
+    clf, x, y = problem(1, 6, classes=2)
+    tiny = IterativePerturbation(rule="value", norm=L2, step_size=1e-4, growth=1.5, steps=60)
+    fixed = IterativePerturbation(rule="value", norm=L2, step_size=1e-4, growth=1.0, steps=60)
+    assert tiny(clf, x, y).success.all()
+    assert not fixed(clf, x, y).success.all()
+
+
+def test_transfer_moves_from_the_surrogate_to_the_target():
+    clf, x, y = smooth_problem()
+    same = Transfer(attack=FMN(steps=30), surrogate=clf)(clf, x, y)
+    direct = FMN(steps=30)(clf, x, y)
+    assert torch.equal(same.success, direct.success)
+    assert torch.allclose(same.distance, direct.distance, rtol=1e-4)
+    torch.manual_seed(11)
+    other = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 4)).double())
+    attack = PGD(eps=4.0, early_stop=False, line_search_steps=0)
+    moved = Transfer(attack=attack, surrogate=other, stretch=2.0)(clf, x, y)
+    decided = clf.logits(moved.adversarial).argmax(dim=1)
+    assert torch.equal(decided != y, moved.success)
+    # No gradient of the target was asked for: all backward passes are the surrogate's.
+    made = attack(other, x, goal=Misclassified(y))
+    assert moved.cost.backward == made.cost.backward
+    assert moved.cost.forward > made.cost.forward
+    with pytest.raises(ValueError, match="the transfer in L2"):
+        Transfer(attack=PGD(norm=Linf, eps=0.1), surrogate=other)
+    with pytest.raises(ValueError, match="stretch must be"):
+        Transfer(attack=FMN(), surrogate=other, stretch=0.5)
+    randomised = Transfer(attack=PGD(eps=0.5, steps=3), surrogate=other)
+    alone = randomised(clf, x[3:4], y[3:4], indices=[3])
+    together = randomised(clf, x, y)
+    assert torch.allclose(alone.adversarial, together.adversarial[3:4])

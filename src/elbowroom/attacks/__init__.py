@@ -9,7 +9,11 @@ from elbowroom.attacks.deepfool import DeepFool
 from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.fast_gradient import FGS, FGV
 from elbowroom.attacks.fmn import FMN
+from elbowroom.attacks.hot_cold import HotCold
+from elbowroom.attacks.iterative import IterativePerturbation
+from elbowroom.attacks.lbfgs import LBFGS
 from elbowroom.attacks.pgd import PGD
+from elbowroom.attacks.transfer import Transfer
 
 ATTACKS: dict[str, type[Attack]] = {
     "fgs": FGS,
@@ -22,6 +26,9 @@ ATTACKS: dict[str, type[Attack]] = {
     "fmn": FMN,
     "fab": FAB,
     "boundary-walk": BoundaryWalk,
+    "hot-cold": HotCold,
+    "iterative": IterativePerturbation,
+    "lbfgs": LBFGS,
 }
 
 __all__ = [
@@ -32,9 +39,13 @@ __all__ = [
     "FGS",
     "FGV",
     "FMN",
+    "LBFGS",
     "PGD",
     "Attack",
     "BoundaryWalk",
     "CarliniWagner",
     "DeepFool",
+    "HotCold",
+    "IterativePerturbation",
+    "Transfer",
 ]
