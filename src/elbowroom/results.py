@@ -94,3 +94,22 @@ class InversionResult:
     feature_mse: Tensor
     success: Tensor
     cost: Cost
+
+
+@dataclass(frozen=True)
+class ExactResult:
+    """Two-sided bounds on the L2 distance to the decision boundary, equal when finished.
+
+    lower:    `(N,)`: no point of the input box that meets the goal is nearer.
+    upper:    `(N,)`: the distance of `point`; `inf` where none is known, or none exists.
+    point:    `(N, *shape)`, float64: meets the goal; the sample itself where none is known.
+    finished: `(N,)` bool: `lower` and `upper` agree to the relative gap asked for.
+    regions:  `(N,)`: sets of linear regions that were bounded on the way.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    point: Tensor
+    finished: Tensor
+    regions: Tensor
+    cost: Cost

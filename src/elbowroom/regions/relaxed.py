@@ -1,0 +1,269 @@
+"""Bounds on a network over balls in the box, where the pieces of some units are decided.
+
+Every constraint on the units or on the logits of a partial region is linear in the values of a
+node. Pulled back through the network, with `Envelope`s for undecided units, it becomes a row of
+the input that holds on all of the partial region. When nothing is undecided, the rows are those of
+the linear region itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from elbowroom.graph import evaluate
+from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
+from elbowroom.graph.ops import Linear
+from elbowroom.regions.balls import least_in_balls
+from elbowroom.regions.blocks import Block, DecisionBlock, UnitBlock, region_blocks
+from elbowroom.regions.envelopes import Envelope, kinds
+from elbowroom.regions.partial import Partial, Rows, padded_indices
+from elbowroom.results import Cost
+
+
+class RelaxedNetwork:
+    """A graph in float64, the box `lower`, `upper` `(*shape)`, and bounds over balls in the box.
+
+    cost: passes of the network so far; a row is a VJP.
+
+    Raises `UnsupportedOperationError` for networks that are not piecewise affine.
+    """
+
+    def __init__(self, graph: Graph, lower: Tensor, upper: Tensor) -> None:
+        self.graph, self.lower, self.upper = graph, lower, upper
+        self.cost = Cost()
+        self.kinds = kinds(graph, lower.device)
+        for node in graph.nodes[1:]:
+            if node.index not in self.kinds and type(node.op) not in evaluate.LINEAR_TABLE:
+                raise UnsupportedOperationError(
+                    f"layer {node.name!r} ({type(node.op).__name__}) is not piecewise affine: "
+                    "the network has no linear regions"
+                )
+        self.units = _slices({index: kind.units for index, kind in self.kinds.items()})
+        self.entries = _slices({index: kind.entries for index, kind in self.kinds.items()})
+        # What the affine operations add to their inputs' images, `(1, *shape)`.
+        affine = [node for node in graph.nodes[1:] if node.index not in self.kinds]
+        self.shifts = {node.index: self._apply(node, self._zeros(node, 1)) for node in affine}
+
+    def _apply(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+        return cast(Tensor, evaluate.LINEAR_TABLE[type(node.op)](node, *inputs))
+
+    def _zeros(self, node: Node, count: int) -> list[Tensor]:
+        return [self.lower.new_zeros(count, *self.graph.nodes[i].shape) for i in node.inputs]
+
+    def values(self, z: Tensor) -> list[Tensor]:
+        """Every node at the points `z` `(B, *shape)`."""
+        self.cost += Cost(forward=len(z))
+        return evaluate.evaluate(self.graph, z)
+
+    # -- partial regions -----------------------------------------------------------------------
+
+    def undecided(self, decision: Tensor, centre: Tensor, radius: Tensor) -> Partial:
+        """Partial regions in which nothing is decided, `decision` `(B, J, K)`."""
+        count = len(centre)
+        units = sum(kind.units for kind in self.kinds.values())
+        entries = sum(kind.entries for kind in self.kinds.values())
+        infinite = centre.new_full((count, entries), torch.inf)
+        pieces = torch.full((count, units), -1, device=centre.device)
+        return Partial(pieces, pieces > 0, -infinite, infinite, decision, centre, radius)
+
+    def at(self, z: Tensor, decision: Tensor) -> Partial:
+        """The linear regions of the points `z` `(B, *shape)`, every unit a constraint."""
+        values = self.values(z)
+        pieces = [
+            kind.pieces_at(values[kind.source.index]).flatten(1) for kind in self.kinds.values()
+        ]
+        inputs = [values[kind.source.index].flatten(1) for kind in self.kinds.values()]
+        empty = z.new_zeros(len(z), 0)
+        flat, known = torch.cat([empty.long(), *pieces], 1), torch.cat([empty, *inputs], 1)
+        radius = z.new_zeros(len(z))
+        return Partial(flat, flat >= 0, known, known, decision, z, radius)
+
+    def per_node(self, flat: Tensor) -> dict[int, Tensor]:
+        """`(B, T)` as `(B, *shape)` by node."""
+        return {i: flat[:, at].view(-1, *self.kinds[i].node.shape) for i, at in self.units.items()}
+
+    def tightened(self, partial: Partial) -> tuple[Partial, dict[int, Envelope]]:
+        """Bounds over the balls, layer by layer; units that stay on one piece become decided."""
+        values = self.values(partial.centre)
+        pieces, low, high = partial.pieces.clone(), partial.low.clone(), partial.high.clone()
+        envelopes: dict[int, Envelope] = {}
+        for index, kind in self.kinds.items():
+            mine, entries = pieces[:, self.units[index]], self.entries[index]
+            shape, source = kind.node.shape, kind.source
+            open_ = mine < 0
+            if bool(open_.any()):
+                wanted = padded_indices(kind.entries_of(open_.view(-1, *shape)))
+                below, above = self._bounds(source.index, wanted, envelopes, partial)
+                where, there = wanted.clamp(min=0), wanted >= 0
+                low[:, entries].scatter_reduce_(
+                    1, where, torch.where(there, below, -torch.inf), "amax"
+                )
+                high[:, entries].scatter_reduce_(
+                    1, where, torch.where(there, above, torch.inf), "amin"
+                )
+            a, b = (bound[:, entries].view(-1, *source.shape) for bound in (low, high))
+            possible = kind.possible(a, b)
+            settled = open_ & (possible.sum(dim=2) <= 1)
+            mine = torch.where(settled, possible.int().argmax(dim=2), mine)
+            pieces[:, self.units[index]] = mine
+            envelopes[index] = kind.envelope(mine.view(-1, *shape), a, b, values[source.index])
+        return replace(partial, pieces=pieces, low=low, high=high), envelopes
+
+    def _bounds(
+        self, index: int, wanted: Tensor, envelopes: Mapping[int, Envelope], partial: Partial
+    ) -> tuple[Tensor, Tensor]:
+        """Bounds `(B, R)` on the entries `wanted` `(B, R)`, -1 for none, of the node `index`."""
+        shape = self.graph.nodes[index].shape
+        one_hot = self.lower.new_zeros(*wanted.shape, math.prod(shape))
+        one_hot.scatter_(2, wanted.clamp(min=0)[..., None], (wanted >= 0)[..., None].double())
+        both = torch.cat([one_hot, -one_hot], dim=1).view(len(wanted), -1, *shape)
+        rows, constant, _ = self._pull({index: both}, envelopes)
+        box = (self.lower.flatten(), self.upper.flatten())
+        least = least_in_balls(rows, partial.centre.flatten(1), partial.radius, *box) + constant
+        below, above = least.chunk(2, dim=1)
+        return below, -above
+
+    def possible(self, partial: Partial, unit: Tensor) -> tuple[Tensor, Tensor]:
+        """All pieces that one unit `(B,)` of each partial region can be on: regions, and pieces."""
+        owners, pieces = [], []
+        for index, kind in self.kinds.items():
+            at, entries = self.units[index], self.entries[index]
+            mine = ((unit >= at.start) & (unit < at.stop)).nonzero().squeeze(1)
+            low, high = (
+                bound[mine, entries].view(-1, *kind.source.shape)
+                for bound in (partial.low, partial.high)
+            )
+            among = torch.arange(len(mine), device=mine.device)
+            table = kind.possible(low, high)[among, unit[mine] - at.start]
+            row, piece = table.nonzero(as_tuple=True)
+            owners.append(mine[row])
+            pieces.append(piece)
+        return torch.cat(owners), torch.cat(pieces)
+
+    def loosest(
+        self,
+        partial: Partial,
+        envelopes: Mapping[int, Envelope],
+        rows: Rows,
+        multipliers: Tensor,
+        z: Tensor,
+    ) -> Tensor:
+        """`(B,)`: the undecided unit whose lines add most to the excess of `rows` at `z`.
+
+        multipliers: `(B, R)`, the weights of the rows; the decision's count a little in any case.
+        """
+        weights = multipliers.clone()
+        weights[:, : partial.decision.shape[1]] += 1e-6 * weights.amax(dim=1, keepdim=True) + 1e-30
+        values = self.values(z)
+        scores = []
+        for index, kind in self.kinds.items():
+            score = torch.zeros_like(values[index])
+            u = rows.cotangents.get(index)
+            if u is not None:
+                below, above = envelopes[index].slack(values[kind.source.index], values[index])
+                w = weights.view(*weights.shape, *[1] * len(kind.node.shape))
+                score = (w * u.clamp(min=0)).sum(dim=1) * below
+                score = score - (w * u.clamp(max=0)).sum(dim=1) * above
+            scores.append(score.flatten(1))
+        return torch.where(partial.pieces < 0, torch.cat(scores, dim=1), -1.0).argmax(dim=1)
+
+    # -- rows ----------------------------------------------------------------------------------
+
+    def blocks(self, partial: Partial) -> list[Block]:
+        """The constraints of decided pieces, numbered as in `Polytopes`."""
+        pieces = {
+            index: self.kinds[index].as_pattern(values)
+            for index, values in self.per_node(partial.pieces.clamp(min=0)).items()
+        }
+        last, count = len(self.graph.nodes) - 1, partial.decision.shape[1]
+        decision = DecisionBlock(last, count, partial.decision)
+        return [decision, *region_blocks(self.graph, pieces)]
+
+    def rows(self, partial: Partial, envelopes: Mapping[int, Envelope]) -> Rows:
+        """The decision and the constraints of the branched units; the decision's come first."""
+        blocks = self.blocks(partial)
+        offset = torch.cat([block.offset for block in blocks], dim=1)
+        present = offset > -torch.inf
+        first = blocks[0].count
+        for block, at in zip(blocks[1:], self.units.values(), strict=True):
+            branched = partial.branched[:, at]
+            copies = block.count // branched.shape[1]
+            # The sides of units follow each other, the members of a window are together.
+            if isinstance(block, UnitBlock):
+                owned = branched.repeat(1, copies)
+            else:
+                owned = branched.repeat_interleave(copies, dim=1)
+            present[:, first : first + block.count] &= owned
+            first += block.count
+        slots = padded_indices(present)
+        cotangents: dict[int, Tensor] = {}
+        first = 0
+        owner = torch.arange(len(partial), device=slots.device).repeat_interleave(slots.shape[1])
+        for block in blocks:
+            mine = (slots >= first) & (slots < first + block.count)
+            if bool(mine.any()):
+                one_hot = offset.new_zeros(*slots.shape, block.count)
+                place = (slots - first).clamp(0, block.count - 1)[..., None]
+                one_hot.scatter_(2, place, mine[..., None].double())
+                pulled = block.take(owner).pull(one_hot.flatten(0, 1))
+                pulled = pulled.view(*slots.shape, *pulled.shape[1:])
+                earlier = cotangents.get(block.source)
+                cotangents[block.source] = pulled if earlier is None else earlier + pulled
+            first += block.count
+        rows, constant, seen = self._pull(cotangents, envelopes)
+        known = offset.gather(1, slots.clamp(min=0))
+        constant = torch.where(slots >= 0, constant + known, -1.0)
+        return Rows(rows, constant, slots, offset.shape[1], seen)
+
+    def _pull(
+        self, cotangents: Mapping[int, Tensor], envelopes: Mapping[int, Envelope]
+    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
+        """Rows `(B, R, d)` and constants `(B, R)` of the input that bound `sum of u . node`
+        from below, for cotangents u `(B, R, *shape)` by node; and what arrived at each envelope.
+        """
+        some = next(iter(cotangents.values()))
+        lead = some.shape[:2]
+        self.cost += Cost(vjp=lead.numel())
+        waiting = dict(cotangents)
+        constant = some.new_zeros(lead)
+        seen: dict[int, Tensor] = {}
+        for node in reversed(self.graph.nodes[1:]):
+            u = waiting.pop(node.index, None)
+            if u is None:
+                continue
+            if node.index in self.kinds:
+                seen[node.index] = u
+                v, added = envelopes[node.index].pull(u)
+                inputs, constant = [v], constant + added
+            else:
+                constant = constant + (u * self.shifts[node.index][:, None]).flatten(2).sum(dim=2)
+                inputs = [v.view(*lead, *v.shape[1:]) for v in self._transposed(node, u)]
+            for index, v in zip(node.inputs, inputs, strict=True):
+                waiting[index] = waiting[index] + v if index in waiting else v
+        rows = waiting.get(0)
+        if rows is None:
+            rows = some.new_zeros(*lead, *self.graph.input_shape)
+        return rows.flatten(2), constant, seen
+
+    def _transposed(self, node: Node, u: Tensor) -> list[Tensor]:
+        """The cotangents of an affine node's inputs, samples and rows in one dimension."""
+        u = u.flatten(0, 1)
+        if isinstance(node.op, Linear):
+            return [u @ node.op.weight]
+        with torch.enable_grad():
+            zeros = [zero.requires_grad_() for zero in self._zeros(node, len(u))]
+            return list(torch.autograd.grad(self._apply(node, zeros), zeros, u))
+
+
+def _slices(sizes: Mapping[int, int]) -> dict[int, slice]:
+    slices, first = {}, 0
+    for index, size in sizes.items():
+        slices[index] = slice(first, first + size)
+        first += size
+    return slices
