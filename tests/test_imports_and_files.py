@@ -44,7 +44,7 @@ def test_a_write_is_whole_or_not_there(tmp_path):
 LAYERS = [
     {"norms", "goals", "results", "sampling", "files", "imports", "version", "graph"},
     {"classifier"},
-    {"optimise"},
+    {"optimise", "regions"},
     {"attacks", "invariance", "certificates", "data", "models"},
     {"training"},
     {"audit"},

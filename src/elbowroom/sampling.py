@@ -39,6 +39,13 @@ class SampleRng:
         ]
         return child
 
+    def take(self, rows: Tensor) -> SampleRng:
+        """The streams of the samples `rows`, no repeats: what they draw here is drawn there."""
+        some = SampleRng(self.seed, [])
+        some.indices = [self.indices[row] for row in rows.tolist()]
+        some._streams = [self._streams[row] for row in rows.tolist()]
+        return some
+
     def normal(self, like: Tensor) -> Tensor:
         """Standard normal numbers with the shape, dtype and device of `like` `(N, *shape)`."""
         shape = tuple(like.shape[1:])

@@ -20,9 +20,11 @@ from elbowroom.attacks import (
     Attack,
     BoundaryWalk,
     CarliniWagner,
+    Closest,
     DeepFool,
     HotCold,
     IterativePerturbation,
+    LinearRegion,
 )
 from elbowroom.attacks.line_search import nearest_crossing, shorten
 from elbowroom.attacks.pgd import uniform_in_distance
@@ -35,7 +37,9 @@ EVERY: list[Attack] = [
     DDN(steps=20), CarliniWagner(steps=80, search_steps=3),
     FMN(steps=20), APGD(eps=2.0, steps=10), FAB(steps=10),
     BoundaryWalk(steps=20, restarts=2), IterativePerturbation(), HotCold(runner_ups=2),
-    LBFGS(steps=10, search_steps=5),
+    LBFGS(steps=10, search_steps=5), LinearRegion(starts=2, regions=2),
+    LinearRegion(norm=Linf, starts=1, regions=1), Closest(budget=200),
+    Closest(norm=Linf, budget=200),
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from oracles.linear import distances, problem
 # Attacks that end at the nearest boundary of a linear model, by the norms they work in.
 MINIMAL: dict[str, Attack] = {
     "fmn l2": FMN(runner_ups=4),
-    "boundary walk": BoundaryWalk(steps=150),
+    "boundary walk": BoundaryWalk(steps=150, start=FMN(runner_ups=4)),
     "iterative": IterativePerturbation(rule="value", norm=L2),
     "l-bfgs": LBFGS(search_steps=14),
     "fab": FAB(steps=40),

@@ -4,6 +4,7 @@ from elbowroom.attacks.apgd import APGD
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.boundary_walk import BoundaryWalk
 from elbowroom.attacks.carlini_wagner import CarliniWagner
+from elbowroom.attacks.closest import Closest
 from elbowroom.attacks.ddn import DDN
 from elbowroom.attacks.deepfool import DeepFool
 from elbowroom.attacks.fab import FAB
@@ -12,7 +13,9 @@ from elbowroom.attacks.fmn import FMN
 from elbowroom.attacks.hot_cold import HotCold
 from elbowroom.attacks.iterative import IterativePerturbation
 from elbowroom.attacks.lbfgs import LBFGS
+from elbowroom.attacks.linear_region import LinearRegion
 from elbowroom.attacks.pgd import PGD
+from elbowroom.attacks.starts import NearestPoints, Towards
 from elbowroom.attacks.transfer import Transfer
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -25,6 +28,8 @@ ATTACKS: dict[str, type[Attack]] = {
     "carlini-wagner": CarliniWagner,
     "fmn": FMN,
     "fab": FAB,
+    "linear-region": LinearRegion,
+    "closest": Closest,
     "boundary-walk": BoundaryWalk,
     "hot-cold": HotCold,
     "iterative": IterativePerturbation,
@@ -44,8 +49,12 @@ __all__ = [
     "Attack",
     "BoundaryWalk",
     "CarliniWagner",
+    "Closest",
     "DeepFool",
     "HotCold",
     "IterativePerturbation",
+    "LinearRegion",
+    "NearestPoints",
+    "Towards",
     "Transfer",
 ]

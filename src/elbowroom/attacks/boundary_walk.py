@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,16 +9,14 @@ from torch import Tensor
 
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.fmn import FMN
-from elbowroom.attacks.guides import first_order_distance
 from elbowroom.attacks.halfspace import onto_plane
-from elbowroom.attacks.line_search import nearest_crossing
+from elbowroom.attacks.random_points import random_boundary_points, to_boundary
 from elbowroom.classifier import Classifier
 from elbowroom.goals import Goal
 from elbowroom.norms import L2, Norm, per_sample
 from elbowroom.optimise import Best
 from elbowroom.sampling import SampleRng
 
-TRIES = 20  # random points looked at for one that meets the goal
 FIRST_SHARE = 0.03  # of the way to the sample in the first step
 GROWTH = 1.5  # of the share after every step that came nearer
 PATIENCE = 8  # steps that may pass without coming nearer
@@ -66,7 +63,7 @@ class BoundaryWalk(Attack):
         best = Best(x, self.norm)
         for restart in range(self.restarts):
             start = self._start(clf, x, goal, rng, restart)
-            self._walk(clf, x, goal, start, best)
+            self.walk(clf, x, goal, start, best)
         return best.point
 
     # -- starts ------------------------------------------------------------------------------
@@ -81,9 +78,10 @@ class BoundaryWalk(Attack):
             attack = self.start or FMN(norm=self.norm, steps=50, seed=self.seed)
             far = attack(clf, x, goal=goal, indices=rng.indices).adversarial
         else:
-            far = self._from_noise(clf, x, goal, rng, restart)
-        longest = torch.ones(len(x), dtype=x.dtype, device=x.device)
-        return nearest_crossing(clf, x, far - x, longest, goal, bisections=10)
+            everyone = torch.arange(len(x))
+            numbers = torch.full_like(everyone, restart)
+            return random_boundary_points(clf, x, goal, numbers, rng.children(everyone, numbers))
+        return to_boundary(clf, x, far, goal)
 
     def _from_pool(self, clf: Classifier, x: Tensor, goal: Goal, rank: int) -> Tensor:
         """The point of the pool that is the `rank`-th nearest of those that meet the goal."""
@@ -99,34 +97,10 @@ class BoundaryWalk(Attack):
         usable = nearest.gather(1, chosen).squeeze(1).isfinite()
         return torch.where(per_sample(usable, x), pool[order.gather(1, chosen).squeeze(1)], x)
 
-    @staticmethod
-    def _from_noise(clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng, restart: int) -> Tensor:
-        """A random point that meets the goal, or the sample.
-
-        Uniform in the input box; where that is infinite, in cubes around the sample that grow.
-        """
-        everyone = torch.arange(len(x))
-        stream = rng.children(everyone, torch.full_like(everyone, restart))
-        bounded = clf.lower.isfinite() & clf.upper.isfinite()
-        logits, gradient = clf.gradient(x, goal.margin)
-        scale = per_sample(first_order_distance(goal.margin(logits), gradient, L2), x)
-        found = x
-        missing = torch.ones(len(x), dtype=torch.bool, device=x.device)
-        for number in range(TRIES):
-            noise = stream.uniform(x)
-            inside = clf.lower + noise * (clf.upper - clf.lower)
-            free = x + 2**number * scale / math.sqrt(x[0].numel()) * (2 * noise - 1)
-            point = clf.clamp(torch.where(bounded, inside, free))
-            met = missing & goal.met(clf.logits(point))
-            found = torch.where(per_sample(met, x), point, found)
-            missing &= ~met
-            if not bool(missing.any()):
-                break
-        return found
-
     # -- the walk ----------------------------------------------------------------------------
 
-    def _walk(self, clf: Classifier, x: Tensor, goal: Goal, point: Tensor, best: Best) -> None:
+    def walk(self, clf: Classifier, x: Tensor, goal: Goal, point: Tensor, best: Best) -> None:
+        """One walk from `point` `(N, *shape)`; whatever meets `goal` is offered to `best`."""
         share = torch.full((len(x),), FIRST_SHARE, dtype=x.dtype, device=x.device)
         # The nearest success of this walk, and the boundary linearised there.
         anchor, anchor_gap, anchor_normal = point, torch.zeros_like(share), torch.zeros_like(x)

@@ -69,11 +69,11 @@ class FAB(Attack):
                 noise = rng.children(everyone, torch.full_like(everyone, restart))
                 start = clf.clamp(x + uniform_in_distance(x, self.norm, radius, noise))
             for aim in guides(clf, x, goal, self.runner_ups):
-                self._walk(clf, x, goal, aim, start, best)
+                self.walk(clf, x, goal, aim, best, start)
         return best.point
 
-    def _walk(
-        self, clf: Classifier, x: Tensor, goal: Goal, aim: Goal, start: Tensor, best: Best
+    def walk(
+        self, clf: Classifier, x: Tensor, goal: Goal, aim: Goal, best: Best, start: Tensor
     ) -> None:
         """One run towards `aim`; whatever meets `goal` on the way is offered to `best`."""
         point = start

@@ -53,9 +53,9 @@ class AffineMap:
         """`A z + b` `(N, K)`."""
         return self.values(z)[-1]
 
-    def tangents(self, v: Tensor) -> list[Tensor]:
-        """The derivative of every node along `v` `(N, *shape)`."""
-        return self._run(v, linear_part_only=True)
+    def tangents(self, v: Tensor, last: int | None = None) -> list[Tensor]:
+        """The derivative of every node, up to the node `last`, along `v` `(N, *shape)`."""
+        return self._run(v, linear_part_only=True, last=last)
 
     def jvp(self, v: Tensor) -> Tensor:
         """`A v` `(N, K)` for `v` `(N, *shape)`."""
@@ -73,8 +73,8 @@ class AffineMap:
         with torch.enable_grad():
             # The map is linear, so the point of differentiation does not matter.
             zero = some.new_zeros(len(some), *self.graph.input_shape).requires_grad_()
-            tangents = self.tangents(zero)
             nodes = list(cotangents)
+            tangents = self.tangents(zero, last=max(nodes))
             (product,) = torch.autograd.grad(
                 [tangents[node] for node in nodes],
                 zero,
@@ -100,7 +100,7 @@ class AffineMap:
         product = repeated.vjp({node: one_hot.reshape(-1, *shape)})
         return product.reshape(samples, count, *self.graph.input_shape)
 
-    def _run(self, z: Tensor, *, linear_part_only: bool) -> list[Tensor]:
+    def _run(self, z: Tensor, *, linear_part_only: bool, last: int | None = None) -> list[Tensor]:
         def without_bias(node: Node, z: Tensor) -> Tensor:
             op = cast(Linear | Conv, node.op)
             if linear_part_only:
@@ -133,4 +133,4 @@ class AffineMap:
             PiecewiseAffine: activation,
             MaxPool: max_pool,
         }
-        return self.graph.interpret(table, z, "affine map")
+        return self.graph.interpret(table, z, "affine map", last)

@@ -57,14 +57,20 @@ class Graph:
         return Graph(tuple(replace(node, op=converted(node.op)) for node in self.nodes), dtype)
 
     def interpret(
-        self, table: Mapping[type[Operation], Callable[..., T]], start: T, reading: str
+        self,
+        table: Mapping[type[Operation], Callable[..., T]],
+        start: T,
+        reading: str,
+        last: int | None = None,
     ) -> list[T]:
         """One value per node: `table[type(op)](node, *values of its inputs)`, from `start`.
+
+        last: index of the last node wanted, the logits by default.
 
         Raises `UnsupportedOperationError` naming the layer whose operation has no entry.
         """
         values = [start]
-        for node in self.nodes[1:]:
+        for node in self.nodes[1 : None if last is None else last + 1]:
             rule = table.get(type(node.op))
             if rule is None:
                 raise UnsupportedOperationError(

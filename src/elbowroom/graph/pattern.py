@@ -5,7 +5,7 @@ Sources: Croce, Rauber and Hein (LRA), section 2; max pooling's winner is part o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +30,29 @@ class Pattern:
     def take(self, rows: Tensor) -> Pattern:
         """The regions of the samples `rows` (indices, repeats allowed)."""
         return Pattern({index: pieces[rows] for index, pieces in self.pieces.items()})
+
+    def fingerprints(self) -> Tensor:
+        """`(N,)` int64: equal for equal regions; different ones collide with chance 2^-64.
+
+        Sums of the pieces, modulo 2^64, with fixed pseudo-random weights.
+        """
+        total: Tensor | None = None
+        for index, pieces in self.pieces.items():
+            flat = pieces.flatten(1)
+            generator = torch.Generator().manual_seed(index)
+            weights = torch.randint(-(2**62), 2**62, flat.shape[1:], generator=generator)
+            part = (flat * (2 * weights + 1).to(flat.device)).sum(dim=1)
+            total = part if total is None else total + part
+        if total is None:
+            raise ValueError("a network without piecewise affine units is one region everywhere")
+        return total
+
+    @staticmethod
+    def join(parts: Sequence[Pattern]) -> Pattern:
+        """The regions of several batches in one."""
+        return Pattern(
+            {index: torch.cat([part.pieces[index] for part in parts]) for index in parts[0].pieces}
+        )
 
     def same_as(self, other: Pattern) -> Tensor:
         """`(N,)` bool: whether the samples lie in the same region row by row."""
@@ -61,13 +84,18 @@ def pattern(graph: Graph, x: Tensor) -> Pattern:
         pieces[node.index] = winners
         return values
 
+    require_piecewise_affine(graph)
+    graph.interpret(
+        {**evaluate.TABLE, PiecewiseAffine: activation, MaxPool: max_pool}, x, "activation pattern"
+    )
+    return Pattern(pieces)
+
+
+def require_piecewise_affine(graph: Graph) -> None:
+    """Raise `UnsupportedOperationError` naming the first layer that is not piecewise affine."""
     for node in graph.nodes:
         if isinstance(node.op, Smooth | LocalResponseNorm):
             raise UnsupportedOperationError(
                 f"layer {node.name!r} ({type(node.op).__name__}) is not piecewise affine: the "
                 "network has no linear regions"
             )
-    graph.interpret(
-        {**evaluate.TABLE, PiecewiseAffine: activation, MaxPool: max_pool}, x, "activation pattern"
-    )
-    return Pattern(pieces)

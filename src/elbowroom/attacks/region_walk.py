@@ -1,0 +1,209 @@
+"""The walk from linear region to linear region that `LinearRegion` and `Closest` share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from elbowroom.attacks.line_search import shorten_by_secants
+from elbowroom.classifier import Classifier
+from elbowroom.goals import ClassifiedAs, Goal, Misclassified
+from elbowroom.norms import L2, Norm, per_sample
+from elbowroom.regions import Polytopes, decision_towards
+from elbowroom.regions.padded import blocks
+from elbowroom.sampling import SampleRng
+
+# `solve(polytopes, x, ceiling, guess, lanes)`: candidates `(C, P, *shape)` and multipliers
+# `(P, slots)`, or None.
+Solve = Callable[[Polytopes, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+
+SECANTS = 8
+GUESS = 48
+JUST_BELOW = 1 - 1e-6
+
+
+class RegionWalk:
+    """Several walks ("lanes") at once, each from a point of another class towards its sample.
+
+    x:      `(L, *shape)`, the sample of each lane. goal: of each lane.
+    points: `(L, *shape)`, where it starts; a lane whose start does not meet the goal stands still.
+    groups: `(L,)`: lanes of one group look for the same thing: what cannot beat the best of
+            them is not finished, and a region is visited once.
+    rng:    one stream a lane.
+    """
+
+    def __init__(
+        self,
+        clf: Classifier,
+        x: Tensor,
+        goal: Goal,
+        points: Tensor,
+        groups: Tensor,
+        rng: SampleRng,
+        solve: Solve,
+        *,
+        norm: Norm = L2,
+        q: float,
+        gamma: float,
+        block: int,
+    ) -> None:
+        self.clf, self.x, self.goal, self.groups, self.rng = clf, x, goal, groups, rng
+        self.solve, self.norm, self.q, self.gamma, self.block = solve, norm, q, gamma, block
+        self.point = points.clone()
+        logits = clf.logits(points)
+        self.alive = goal.met(logits)
+        self.distance = torch.where(self.alive, norm.length(points - x), torch.inf)
+        self.towards = self._rival(logits, goal)
+        self.guess = torch.full((len(x), 0), -1, device=x.device)
+        self.visited: list[set[tuple[int, int]]] = [set() for _ in range(len(x))]
+        self.regions = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+
+    @staticmethod
+    def _rival(logits: Tensor, goal: Goal) -> Tensor:
+        """The class whose boundary a lane is at."""
+        if isinstance(goal, ClassifiedAs):
+            return goal.targets
+        assert isinstance(goal, Misclassified)
+        return logits.scatter(1, goal.labels[:, None], -torch.inf).argmax(dim=1)
+
+    def best(self) -> tuple[Tensor, Tensor]:
+        """`(G,)`: the distance of the best lane of each group, and which lane it is."""
+        count = int(self.groups.max()) + 1
+        nearest = self.distance.new_full((count,), torch.inf)
+        nearest = nearest.scatter_reduce(0, self.groups, self.distance, "amin")
+        lanes = torch.arange(len(self.x), device=self.x.device)
+        first = lanes.new_full((count,), len(lanes))
+        holds = self.distance == nearest[self.groups]
+        first = first.scatter_reduce(0, self.groups[holds], lanes[holds], "amin")
+        return nearest, first
+
+    def step(self, lanes: Tensor) -> None:
+        """Sample a region near the point of each of `lanes` and look for a nearer point in it."""
+        lanes = lanes[self.alive[lanes]]
+        if not len(lanes):
+            return
+        sampled = self._sample(lanes)
+        goal = self.goal.take(lanes)
+        classes = self.towards[lanes]
+        like = self.x.new_zeros(1, *self.clf.graph(self.x.shape[1:]).nodes[-1].shape)
+        polytopes = Polytopes.at(
+            self.clf, sampled, decision_towards(goal, classes, like), block=self.block
+        )
+        fresh = self._unvisited(polytopes, lanes)
+        if not len(fresh):
+            return
+        polytopes, lanes = polytopes.take(fresh), lanes[fresh]
+        self.regions[lanes] += 1
+        ceiling = self.best()[0][self.groups[lanes]]
+        candidates, multipliers = self.solve(
+            polytopes, self.x[lanes], ceiling, self.guess[lanes], lanes
+        )
+        if multipliers is not None:
+            self._remember(polytopes, lanes, multipliers)
+        self._offer(candidates, lanes)
+
+    def _unvisited(self, polytopes: Polytopes, lanes: Tensor) -> Tensor:
+        """Positions of the lanes whose region, with its decision, is new to their group."""
+        if not polytopes.pattern.pieces:
+            keys = [0] * len(lanes)
+        else:
+            keys = polytopes.pattern.fingerprints().tolist()
+        fresh = []
+        for position, (lane, key) in enumerate(zip(lanes.tolist(), keys, strict=True)):
+            visited = self.visited[int(self.groups[lane])]
+            entry = (key, int(self.towards[lane]))
+            if entry not in visited:
+                visited.add(entry)
+                fresh.append(position)
+        return torch.tensor(fresh, dtype=torch.int64, device=lanes.device)
+
+    def _sample(self, lanes: Tensor) -> Tensor:
+        """Points near those of the lanes, rather on the sample's side (LRA, eq. 12 to 14).
+
+        Eq. 12 is missing in the text; as in the released code the angle is uniform in [0, pi],
+        and negated with probability `1 - q`.
+        """
+        point, rng = self.point[lanes], self.rng.take(lanes)
+        delta = point - self.x[lanes]
+        draws = rng.uniform(delta.new_zeros(len(lanes), 3))
+        unit = L2.steepest(delta)
+        noise = rng.normal(delta)
+        across = noise - per_sample((noise * unit).flatten(1).sum(dim=1), unit) * unit
+        angle = math.pi * torch.where(draws[:, 1] < self.q, draws[:, 0], -draws[:, 0])
+        direction = per_sample(angle.cos(), delta) * L2.steepest(across)
+        direction = direction - per_sample(angle.sin(), delta) * unit
+        radius = L2.length(delta).to(delta.dtype) * draws[:, 2] ** self.gamma
+        return self.clf.clamp(point + per_sample(radius, delta) * direction)
+
+    def _remember(self, polytopes: Polytopes, lanes: Tensor, multipliers: Tensor) -> None:
+        """Keep the constraints that held the optimum: they are a guess for regions nearby."""
+        multipliers = multipliers.clone()
+        multipliers[:, : polytopes.decisions] = 0
+        if self.guess.shape[1] == 0:
+            width = min(GUESS, multipliers.shape[1])
+            self.guess = torch.full((len(self.x), width), -1, device=self.x.device)
+        values, slots = multipliers.topk(self.guess.shape[1], dim=1)
+        new = torch.where(values > 0, slots, -1)
+        kept = (values > 0).any(dim=1, keepdim=True)
+        self.guess[lanes] = torch.where(kept, new, self.guess[lanes])
+
+    def _offer(self, candidates: Tensor, lanes: Tensor) -> None:
+        """Search the line from each lane's sample through each of its `(C, P, *shape)` candidates.
+
+        A candidate need not be of another class, as it may lie beyond its region; the line is
+        followed up to the lane's best distance (LRA, end of 4.2: alpha >= 1).
+        """
+        x = self.x[lanes]
+        rounds = len(candidates)
+        length = torch.stack([self.norm.length(z - x) for z in candidates])
+        new = torch.ones_like(length, dtype=torch.bool)
+        for earlier in range(rounds - 1):
+            same = (candidates[earlier + 1] == candidates[earlier]).flatten(1).all(dim=1)
+            new[earlier + 1] = ~same
+        useful = new & (length > 0) & (length < self.distance[lanes])
+        round_, position = useful.nonzero(as_tuple=True)
+        if not len(position):
+            return
+        which = lanes[position]
+        found, distance = self._crossings(
+            self.x[which], candidates[round_, position], self.distance[which], self.goal.take(which)
+        )
+        # The nearest candidate of each lane, the first one among equals.
+        for row in distance.argsort(stable=True).tolist():
+            lane = int(which[row])
+            if distance[row] < self.distance[lane]:
+                self.distance[lane] = distance[row]
+                self.point[lane] = found[row]
+        changed = torch.unique(which)
+        self.towards[changed] = self._in_blocks(
+            lambda rows: self._rival(self.clf.logits(self.point[rows]), self.goal.take(rows)),
+            changed,
+        )
+
+    def _crossings(self, x: Tensor, z: Tensor, reach: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+        """Where the lines from `x` through `z` first meet the goal before the distance `reach`."""
+        stretch = (reach * JUST_BELOW / self.norm.length(z - x)).to(x.dtype)
+        far = self.clf.clamp(x + per_sample(stretch, x) * (z - x))
+        rows = torch.arange(len(x), device=x.device)
+        met = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(far[r])), rows)
+        found, distance = far, torch.full_like(reach, torch.inf)
+        hits = met.nonzero().squeeze(1)
+        if len(hits):
+            points = self._in_blocks(
+                lambda r: shorten_by_secants(self.clf, x[r], far[r], goal.take(r), SECANTS), hits
+            )
+            found = found.index_copy(0, hits, points)
+            sure = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(found[r])), hits)
+            lengths = self.norm.length(points - x[hits])
+            distance[hits] = torch.where(sure, lengths, torch.inf)
+        return found, distance
+
+    def _in_blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """`work(rows)`, with batches of one size only (see `elbowroom.regions.padded`)."""
+        parts = []
+        for chosen, real in blocks(len(rows), self.block, rows.device):
+            parts.append(work(rows[chosen])[:real])
+        return torch.cat(parts)

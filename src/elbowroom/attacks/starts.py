@@ -1,0 +1,132 @@
+"""Points on the other side of the decision boundary, from which to walk back towards a sample."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from elbowroom.attacks.ball import uniform_in_distance
+from elbowroom.attacks.fab import FAB
+from elbowroom.attacks.guides import first_order_distance, guides
+from elbowroom.attacks.line_search import shorten
+from elbowroom.classifier import Classifier
+from elbowroom.goals import ClassifiedAs, Goal, Misclassified
+from elbowroom.norms import Norm, per_sample
+from elbowroom.optimise import Best
+from elbowroom.sampling import SampleRng
+
+SHORT = FAB(steps=30)
+BATCH = 500  # data points classified at a time
+BISECTIONS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starts(ABC):
+    """Where an attack begins: several points for every sample."""
+
+    @abstractmethod
+    def find(
+        self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
+    ) -> Tensor:
+        """Starting points `(N, count, *shape)`; a place without one holds the sample itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestPoints(Starts):
+    """The nearest data points of the strongest other classes, moved up to the boundary.
+
+    Croce, Rauber and Hein (LRA), section 4: the classes are ranked by the logits at the sample; of
+    each of the first ones, the nearest point that the network classifies correctly is taken, and
+    bisection between it and the sample finds a point of another class near the boundary.
+    For the goal `ClassifiedAs`, the nearest points of the target are taken.
+
+    points, labels: `(P, *shape)` and `(P,)`, e.g. the training set.
+    """
+
+    points: Tensor = field(repr=False, compare=False)
+    labels: Tensor = field(repr=False, compare=False)
+
+    def find(
+        self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
+    ) -> Tensor:
+        points, labels = self.points.to(x), self.labels.to(x.device)
+        if points.shape[1:] != x.shape[1:] or len(points) != len(labels):
+            raise ValueError(
+                f"starting points of shape {tuple(points.shape)} with labels of shape "
+                f"{tuple(labels.shape)} do not fit samples of shape {tuple(x.shape[1:])}"
+            )
+        decisions = torch.cat([clf.logits(p).argmax(dim=1) for p in torch.split(points, BATCH)])
+        right = decisions == labels
+        distances = torch.stack([norm.length(points - sample) for sample in x])
+
+        def nearest(classes: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            usable = right & (labels == classes[:, None])
+            found = torch.where(usable, distances, torch.inf).topk(number, dim=1, largest=False)
+            return found.indices, found.values.isfinite()
+
+        if isinstance(goal, ClassifiedAs):
+            chosen, there = nearest(goal.targets, min(count, len(points)))
+        else:
+            parts = [
+                nearest(guide.targets, 1)
+                for guide in guides(clf, x, goal, count)
+                if isinstance(guide, ClassifiedAs)
+            ]
+            chosen, there = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+        found = torch.stack([x] * count, dim=1)
+        for place in range(chosen.shape[1]):
+            moved = shorten(clf, x, points[chosen[:, place]], goal, BISECTIONS)
+            found[:, place] = torch.where(per_sample(there[:, place], x), moved, x)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Towards(Starts):
+    """What a short attack finds towards each of the strongest other classes.
+
+    All classes are run at once, as one batch. Where there are fewer classes than starts, they are
+    run again from random points within half of the nearest distance found so far.
+
+    attack: its steps and constants; its restarts and runner-ups are not used.
+    batch:  samples that the network may see at a time; all by default.
+    """
+
+    attack: FAB = SHORT
+    batch: int | None = None
+
+    def find(
+        self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
+    ) -> Tensor:
+        attack = replace(self.attack, norm=norm)
+        aims = guides(clf, x, goal, count if isinstance(goal, Misclassified) else 0)
+        together = max(1, (self.batch or count * len(x)) // len(x))
+        logits, gradient = clf.gradient(x, goal.margin)
+        nearest = 2 * first_order_distance(goal.margin(logits), gradient, norm).double()
+        points: list[Tensor] = []
+        while len(points) < count:
+            first = len(points) % len(aims)
+            some = aims[first : min(first + together, first + count - len(points))]
+            rows = torch.arange(len(x), device=x.device).repeat(len(some))
+            lanes, best = x[rows], Best(x[rows], norm)
+            start = lanes
+            if len(points) >= len(aims):
+                numbers = torch.arange(len(rows), device=x.device) // len(x) + len(points)
+                noise = rng.children(rows, numbers)
+                radius = (nearest / 2).to(x.dtype)[rows]
+                start = clf.clamp(lanes + uniform_in_distance(lanes, norm, radius, noise))
+            attack.walk(clf, lanes, goal.take(rows), _joined(some), best, start)
+            points += list(best.point.view(len(some), *x.shape))
+            distance = best.distance.view(len(some), len(x)).amin(dim=0)
+            nearest = torch.where(distance.isfinite(), torch.minimum(nearest, distance), nearest)
+        return torch.stack(points, dim=1)
+
+
+def _joined(goals: list[Goal]) -> Goal:
+    """One goal for the samples of several batches, one after the other."""
+    first = goals[0]
+    if isinstance(first, Misclassified):
+        return Misclassified(torch.cat([g.labels for g in goals if isinstance(g, Misclassified)]))
+    return ClassifiedAs(torch.cat([g.targets for g in goals if isinstance(g, ClassifiedAs)]))

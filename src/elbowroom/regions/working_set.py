@@ -1,0 +1,241 @@
+"""The exact projection onto region, decision and box: a working set of constraints.
+
+Of the many constraints of a region only some tens matter at the optimum. A problem starts with its
+decision; its optimum over the constraints known so far (`project_dense`) is compared with all of
+them by one pass through the affine map; the rows of the most violated ones are computed and
+added; and so on until nothing is violated. The value of each round is a lower bound on the
+optimum, so that a problem which cannot beat the best point known ends early.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from elbowroom.regions.newton import DenseProjection, project_dense
+from elbowroom.regions.padded import blocks
+from elbowroom.regions.polytope import Polytopes
+
+# Problems solved at a time: beyond a few, the rows no longer fit a processor's cache.
+DENSE_BLOCK = 4
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The nearest points of P polytopes.
+
+    z:          `(P, *shape)`, in the box; the optimum where `solved`.
+    solved:     `(P,)` bool: all constraints hold to the tolerance.
+    infeasible: `(P,)` bool: proved that no point of the box satisfies all constraints.
+    lower:      `(P,)`, float64: no feasible point is nearer than this (L2); `inf` if infeasible.
+    violation:  `(P,)`: largest excess over a constraint at `z`.
+    iterates:   `(rounds, P, *shape)`: the points of every round; the last is `z`.
+    multipliers: `(P, slots)`, float64: what holds the optimum; `lower` follows from them.
+    """
+
+    z: Tensor
+    solved: Tensor
+    infeasible: Tensor
+    lower: Tensor
+    violation: Tensor
+    iterates: Tensor
+    multipliers: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingSet:
+    """The solver and its settings; every problem needs bounds on its features.
+
+    rounds:    at most; each computes `added` rows and passes once through the affine map.
+    added:     constraints added to a problem in a round.
+    capacity:  rows of a problem; when it is full, rows without a multiplier make room, which
+               leaves the lower bound as it is. A problem that has none ends unsolved.
+    tolerance: relative to the largest excess of a region for its constraints, and to the size of
+               the box for distances.
+    """
+
+    rounds: int = 60
+    added: int = 24
+    capacity: int = 512
+    tolerance: float = 1e-9
+
+    def __call__(
+        self,
+        polytopes: Polytopes,
+        x: Tensor,
+        *,
+        ceiling: Tensor | None = None,
+        guess: Tensor | None = None,
+        shared: int = 1,
+    ) -> Projection:
+        """Project `x` `(P, *shape)` onto the polytopes and the box of their classifier.
+
+        ceiling: `(P,)`: distances of no interest from there on; such a problem ends early, and its
+                 `lower` exceeds the ceiling.
+        guess:   `(P, G)`: slots to start with besides the decision's, `-1` for none; those that
+                 held the optimum of a neighbouring region save rounds.
+        shared:  every so many consecutive problems are one region with different decisions, and
+                 compute its rows once.
+        """
+        problems = _Problems(polytopes, x, ceiling, shared)
+        decisions = torch.arange(polytopes.decisions, device=x.device)
+        problems.add(decisions.expand(len(x), -1), own=True)
+        if guess is not None:
+            problems.add(guess)
+        for _ in range(self.rounds):
+            problems.solve(self.tolerance)
+            problems.make_room(self.added, self.capacity)
+            if not len(problems.active):
+                break
+            problems.add(problems.most_violated(self.added))
+        return problems.result()
+
+
+class _Problems:
+    """What is known of P problems between the rounds.
+
+    `active` numbers those still worked on; `polytopes`, `excess`, `slots`, `rows`, `bounds` and
+    `mu` are of these only. The rest is kept for all.
+    """
+
+    def __init__(
+        self, polytopes: Polytopes, x: Tensor, ceiling: Tensor | None, shared: int
+    ) -> None:
+        clf = polytopes.clf
+        self.polytopes = polytopes
+        self.shared = shared
+        self.x = x
+        self.origin = flat = x.double().flatten(1)
+        self.lower = clf.lower.double().expand(x.shape[1:]).flatten()
+        self.upper = clf.upper.double().expand(x.shape[1:]).flatten()
+        # Half the squared distance of the farthest corner: more proves that nothing is feasible.
+        corner = torch.maximum((flat - self.lower).abs(), (self.upper - flat).abs())
+        self.farthest = corner.square().sum(dim=1) / 2 * (1 + 1e-9) + 1e-300
+        self.limit = self.farthest
+        if ceiling is not None:
+            self.limit = torch.minimum(self.farthest, ceiling.double().square() / 2)
+        count = len(x)
+        self.active = torch.arange(count, device=x.device)
+        self.slots = self.active.new_zeros(count, 0)
+        self.rows = flat.new_zeros(count, 0, flat.shape[1])
+        self.bounds = flat.new_zeros(count, 0)
+        self.mu = flat.new_zeros(count, 0)
+        self.excess_at_x = self.excess = polytopes.excess(x)
+        self.z = flat
+        self.value = flat.new_zeros(count)
+        self.violation = flat.new_full((count,), torch.inf)
+        self.solved = torch.zeros(count, dtype=torch.bool, device=x.device)
+        self.iterates: list[Tensor] = []
+        self.held: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, slots: Tensor, *, own: bool = False) -> None:
+        """Take the constraints `slots` `(active, k)`, `-1` for none, into the working set.
+
+        own: whether their rows differ among the problems that share a region.
+        """
+        if own or self.shared == 1:
+            rows = self.polytopes.rows(slots)
+        else:
+            group, member = torch.unique(self.active // self.shared, return_inverse=True)
+            leader = torch.searchsorted(member, torch.arange(len(group), device=slots.device))
+            rows = self.polytopes.take(leader).rows(slots[leader])[member]
+        rows = rows.double().flatten(2)
+        products = torch.bmm(rows, self.origin[self.active][..., None]).squeeze(2)
+        known = self.excess_at_x.gather(1, slots.clamp(min=0)).double()
+        # An empty slot has a zero row, which is ignored with any bound that is not negative.
+        bounds = torch.where((slots >= 0) & known.isfinite(), products - known, 1.0)
+        self.slots = torch.cat([self.slots, slots], dim=1)
+        self.rows = torch.cat([self.rows, rows], dim=1)
+        self.bounds = torch.cat([self.bounds, bounds], dim=1)
+        self.mu = torch.cat([self.mu, torch.zeros_like(bounds)], dim=1)
+
+    def solve(self, tolerance: float) -> None:
+        """Find the optimum over the working set; what is finished leaves."""
+        dense = self._solve_dense(tolerance)
+        self.mu = dense.mu
+        self.z = self.z.index_copy(0, self.active, dense.z)
+        self.iterates.append(self.z)
+        self.value = self.value.scatter_reduce(0, self.active, dense.value, "amax")
+        self.excess = self.polytopes.excess(dense.z.to(self.x.dtype).view(-1, *self.x.shape[1:]))
+        finite = torch.where(self.excess.isfinite(), self.excess, 0.0)
+        worst = finite.amax(dim=1)
+        solved = worst <= tolerance * finite.abs().amax(dim=1)
+        pruned = dense.value > self.limit[self.active]
+        self.violation[self.active] = worst.double()
+        self.solved[self.active] = solved & ~pruned
+        self._keep(~solved & ~pruned)
+
+    def _solve_dense(self, tolerance: float) -> DenseProjection:
+        size = DENSE_BLOCK if self.polytopes.block else len(self.active)
+        parts = []
+        for rows, real in blocks(len(self.active), size, self.x.device):
+            which = self.active[rows]
+            part = project_dense(
+                self.origin[which], self.rows[rows], self.bounds[rows], self.lower, self.upper,
+                self.mu[rows], ceiling=self.limit[which], tolerance=tolerance,
+            )  # fmt: skip
+            parts.append([part.z[:real], part.mu[:real], part.value[:real], part.error[:real]])
+        return DenseProjection(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def make_room(self, wanted: int, capacity: int) -> None:
+        """Forget constraints without a multiplier if `wanted` more would not fit.
+
+        Problems held by too many constraints to make room leave unsolved.
+        """
+        if self.slots.shape[1] + wanted <= capacity:
+            return
+        room = max(capacity - wanted, 0)
+        self._keep((self.mu > 0).sum(dim=1) <= room)
+        order = (self.mu > 0).int().argsort(dim=1, descending=True, stable=True)[:, :room]
+        self.slots = self.slots.gather(1, order)
+        self.bounds = self.bounds.gather(1, order)
+        self.mu = self.mu.gather(1, order)
+        self.rows = self.rows.gather(1, order[..., None].expand(-1, -1, self.rows.shape[2]))
+
+    def most_violated(self, count: int) -> Tensor:
+        """`(active, count)`: slots with the largest excess, `-1` where there are fewer.
+
+        Problems that share a region ask for the same ones.
+        """
+        excess = self.excess
+        if self.shared > 1:
+            group, member = torch.unique(self.active // self.shared, return_inverse=True)
+            index = member[:, None].expand(-1, excess.shape[1])
+            start = excess.new_full((len(group), excess.shape[1]), -torch.inf)
+            excess = start.scatter_reduce(0, index, excess, "amax")[member]
+            excess[:, : self.polytopes.decisions] = -torch.inf
+        values, slots = excess.topk(min(count, excess.shape[1]), dim=1)
+        known = (slots[:, :, None] == self.slots[:, None, :]).any(dim=2)
+        return torch.where((values > 0) & ~known, slots, -1)
+
+    def _keep(self, which: Tensor) -> None:
+        """Go on with the active problems `which` (bool) only."""
+        if bool(which.all()):
+            return
+        gone = ~which
+        self.held.append((self.active[gone], self.slots[gone], self.mu[gone]))
+        rows = which.nonzero().squeeze(1)
+        self.active = self.active[rows]
+        self.polytopes = self.polytopes.take(rows)
+        self.excess_at_x, self.excess = self.excess_at_x[rows], self.excess[rows]
+        self.slots, self.rows = self.slots[rows], self.rows[rows]
+        self.bounds, self.mu = self.bounds[rows], self.mu[rows]
+
+    def result(self) -> Projection:
+        self._keep(torch.zeros_like(self.active, dtype=torch.bool))
+        infeasible = self.value > self.farthest
+        multipliers = self.origin.new_zeros(len(self.x), self.excess_at_x.shape[1])
+        for which, slots, mu in self.held:
+            some = torch.zeros_like(multipliers[which])
+            multipliers[which] = some.scatter_add(1, slots.clamp(min=0), mu)
+        return Projection(
+            z=self.z.to(self.x.dtype).view_as(self.x),
+            solved=self.solved,
+            infeasible=infeasible,
+            lower=torch.where(infeasible, torch.inf, (2 * self.value).clamp(min=0).sqrt()),
+            violation=self.violation,
+            iterates=torch.stack(self.iterates).to(self.x.dtype).view(-1, *self.x.shape),
+            multipliers=multipliers,
+        )
