@@ -11,8 +11,10 @@ import nets
 from elbowroom import L2, Classifier
 from elbowroom.attacks import DDN
 from elbowroom.goals import ClassifiedAs, Misclassified, SameLogits
+from elbowroom.graph.evaluate import evaluate
 from elbowroom.regions.balls import least_in_balls
 from elbowroom.regions.exact import ExactDistance
+from elbowroom.regions.reorder import pool_first
 from oracles import linear
 from oracles.regions import brute_force
 
@@ -138,6 +140,31 @@ def test_the_least_value_in_a_ball_and_a_box():
         truth = (rows[ball] @ points[inside].T).amin(dim=1)
         assert (found[ball] <= truth + 1e-9).all()
         torch.testing.assert_close(found[ball], truth, rtol=0, atol=1e-3)
+
+
+class Stacked(nn.Module):
+    """Activations before max pooling: two that can move behind it, and one that cannot."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.conv, self.prelu = nn.Conv2d(1, 2, 2), nn.PReLU(2, init=slope)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.hardtanh(self.prelu(self.conv(x)))
+        return F.max_pool2d(x, 2, stride=1).flatten(1) + 0.1
+
+
+@pytest.mark.parametrize(("slope", "moved"), [(0.3, True), (-0.3, False)])
+def test_pooling_moves_before_activations_that_rise(slope, moved):
+    torch.manual_seed(0)
+    graph = Classifier(Stacked(slope).double()).graph((1, 4, 4))
+    reordered = pool_first(graph)
+    x = torch.rand(20, 1, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(evaluate(reordered, x)[-1], evaluate(graph, x)[-1])
+    kinds = [type(node.op).__name__ for node in reordered.nodes]
+    assert (kinds.index("MaxPool") < kinds.index("PiecewiseAffine")) == moved
+    for node, values in zip(reordered.nodes, evaluate(reordered, x), strict=True):
+        assert values.shape[1:] == node.shape
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

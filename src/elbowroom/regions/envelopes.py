@@ -16,6 +16,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
@@ -39,33 +40,42 @@ class Envelope(ABC):
 
 
 class Kind(ABC):
-    """One node with pieces; the numbers of its units and of their inputs (entries) in a sample.
+    """One node with pieces: `units` of them, decided by `entries` numbers linear in its input.
 
     Pieces are numbers `(B, *shape)`, -1 while undecided: of the affine piece, or of the member of
     the window that wins.
     """
 
+    entries: int
+
     def __init__(self, graph: Graph, node: Node) -> None:
         self.node = node
         self.source = graph.nodes[node.inputs[0]]
         self.units = math.prod(node.shape)
-        self.entries = math.prod(self.source.shape)
+
+    @abstractmethod
+    def quantities(self, z: Tensor) -> Tensor:
+        """The entries `(B, entries)` at the input `z` `(B, *source)`."""
+
+    @abstractmethod
+    def transposed(self, u: Tensor) -> Tensor:
+        """The transpose of `quantities`: `(B, R, entries)` to `(B, R, *source)`."""
+
+    @abstractmethod
+    def entries_of(self, undecided: Tensor) -> Tensor:
+        """`(B, entries)` bool: those that matter to the units `undecided` `(B, units)`."""
 
     @abstractmethod
     def possible(self, low: Tensor, high: Tensor) -> Tensor:
-        """`(B, units, pieces)` bool: on which pieces an input in `[low, high]` can be."""
+        """`(B, units, pieces)` bool, for entries in `[low, high]` `(B, entries)`."""
 
     @abstractmethod
     def pieces_at(self, z: Tensor) -> Tensor:
         """The pieces `(B, *shape)` at the input `z` `(B, *source)`."""
 
     @abstractmethod
-    def entries_of(self, undecided: Tensor) -> Tensor:
-        """`(B, entries)` bool: the inputs of the units `undecided` `(B, *shape)`."""
-
-    @abstractmethod
     def envelope(self, pieces: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Envelope:
-        """Lines over `[low, high]` `(B, *source)`, good ones at the input `centre`."""
+        """Lines for entries in `[low, high]` `(B, entries)`, good ones at the input `centre`."""
 
     def as_pattern(self, pieces: Tensor) -> Tensor:
         """Decided pieces as `Pattern` has them."""
@@ -92,16 +102,26 @@ class UnitEnvelope(Envelope):
 
 
 class Units(Kind):
-    """A piecewise affine activation."""
+    """A piecewise affine activation; its entries are its inputs."""
 
     def __init__(self, graph: Graph, node: Node) -> None:
         super().__init__(graph, node)
         self.op = cast(PiecewiseAffine, node.op)
+        self.entries = self.units
+
+    def quantities(self, z: Tensor) -> Tensor:
+        return z.flatten(1)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        return u.view(*u.shape[:2], *self.source.shape)
+
+    def entries_of(self, undecided: Tensor) -> Tensor:
+        return undecided
 
     def possible(self, low: Tensor, high: Tensor) -> Tensor:
         # On a break, the unit counts to the piece that the rest of its interval lies on.
-        first = torch.bucketize(low.flatten(1).contiguous(), self.op.breaks, right=True)
-        last = torch.bucketize(high.flatten(1).contiguous(), self.op.breaks)
+        first = torch.bucketize(low.contiguous(), self.op.breaks, right=True)
+        last = torch.bucketize(high.contiguous(), self.op.breaks)
         first = torch.minimum(first, last)[..., None]
         pieces = torch.arange(len(self.op.breaks) + 1, device=low.device)
         return (first <= pieces) & (pieces <= last[..., None])
@@ -109,11 +129,9 @@ class Units(Kind):
     def pieces_at(self, z: Tensor) -> Tensor:
         return evaluate.pieces_of(self.op, z).long()
 
-    def entries_of(self, undecided: Tensor) -> Tensor:
-        return undecided.flatten(1)
-
     def envelope(self, pieces: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Envelope:
         op, apply = self.op, evaluate.piecewise_affine
+        low, high = low.view_as(centre), high.view_as(centre)
         high = torch.maximum(low, high)
         centre = torch.minimum(torch.maximum(centre, low), high)
         corners = [low, high]
@@ -171,16 +189,23 @@ class WindowEnvelope(Envelope):
 
 
 class Windows(Kind):
-    """A max pool; the pieces of a window are its members."""
+    """A max pool; the pieces of a window are its members.
 
-    def __init__(self, graph: Graph, node: Node, device: torch.device) -> None:
+    The entries are the differences of all members from the window's reference, its winner at `x`
+    `(1, *source)`: neighbours move together, and their differences have far better bounds.
+    """
+
+    def __init__(self, graph: Graph, node: Node, x: Tensor) -> None:
         super().__init__(graph, node)
         op = cast(MaxPool, node.op)
         self.spatial = len(op.kernel)
-        self.members, self.inside = pooling_windows(
+        members, inside = pooling_windows(
             op, self.source.shape[-self.spatial :], node.shape[-self.spatial :]
         )
-        self.members, self.inside = self.members.to(device), self.inside.to(device)
+        self.members, self.inside = members.to(x.device), inside.to(x.device)
+        winners = self.gather(x, -torch.inf).argmax(dim=-1)
+        self.reference = one_hot(winners, members.shape[1]).bool()
+        self.entries = self.reference.numel()
 
     def gather(self, z: Tensor, outside: float) -> Tensor:
         """The members `(B, channels.., windows, k)` of all windows."""
@@ -197,34 +222,49 @@ class Windows(Kind):
         out.index_add_(-1, self.members.flatten(), flat)
         return out.view(*parts.shape[:2], *self.source.shape)
 
+    def _windows(self, flat: Tensor) -> Tensor:
+        """Bounds `(B, entries)` as `(B, channels.., windows, k)`."""
+        bound = flat.view(-1, *self.reference.shape[1:])
+        return bound.masked_fill(self.reference, 0.0).masked_fill(~self.inside, -torch.inf)
+
+    def quantities(self, z: Tensor) -> Tensor:
+        members = self.gather(z, 0.0)
+        return (members - (members * self.reference).sum(dim=-1, keepdim=True)).flatten(1)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        u = u.view(*u.shape[:2], *self.reference.shape[1:])
+        return self.spread(u - self.reference * u.sum(dim=-1, keepdim=True))
+
+    def entries_of(self, undecided: Tensor) -> Tensor:
+        windows = undecided.view(-1, *self.reference.shape[1:-1], 1)
+        return (windows & self.inside & ~self.reference).flatten(1)
+
     def possible(self, low: Tensor, high: Tensor) -> Tensor:
-        lows, highs = self.gather(low, -torch.inf), self.gather(high, -torch.inf)
+        lows, highs = self._windows(low), self._windows(high)
         best = lows.max(dim=-1)
-        possible = self.inside & (highs > best.values[..., None])
         # The one with the largest lower bound can always win; others only by exceeding it.
-        possible = possible | torch.nn.functional.one_hot(best.indices, lows.shape[-1]).bool()
+        possible = (highs > best.values[..., None]) | one_hot(best.indices, lows.shape[-1]).bool()
         return possible.flatten(1, -2)
 
     def pieces_at(self, z: Tensor) -> Tensor:
         return self.gather(z, -torch.inf).argmax(dim=-1).view(-1, *self.node.shape)
 
-    def entries_of(self, undecided: Tensor) -> Tensor:
-        touched = undecided.flatten(-self.spatial)[..., None].expand(
-            *[-1] * (undecided.ndim - self.spatial + 1), self.members.shape[1]
-        )
-        return (self.spread(touched[:, None].double()) > 0).flatten(1)
-
     def envelope(self, pieces: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Envelope:
-        lows, highs = self.gather(low, -torch.inf), self.gather(high, -torch.inf)
+        lows, highs = self._windows(low), self._windows(high)
         floor = lows.amax(dim=-1, keepdim=True)
-        # max(z) <= floor + sum of max(z_i - floor, 0), each below its chord over [low, high].
-        above = torch.where(highs > floor, (highs - floor) / (highs - lows), 0.0)
-        added = floor.squeeze(-1) - (above * self.gather(low, 0.0)).sum(dim=-1)
-        size = lows.shape[-1]
+        # The largest difference is at most floor + sum of max(difference - floor, 0), and each
+        # term is below its chord; or at most the largest bound, where that is less at the centre.
+        chord = torch.where(highs > floor, (highs - floor) / (highs - lows), 0.0)
+        added = floor.squeeze(-1) - torch.where(chord > 0, chord * lows, 0.0).sum(dim=-1)
+        ceiling = highs.amax(dim=-1)
+        flat = ceiling < added + (chord * self.quantities(centre).view_as(chord)).sum(dim=-1)
+        chord = torch.where(flat[..., None], 0.0, chord)
+        added = torch.where(flat, ceiling, added)
+        above = chord + self.reference * (1 - chord.sum(dim=-1, keepdim=True))
         winner = self.gather(centre, -torch.inf).argmax(dim=-1)
-        flat = pieces.view_as(winner)
-        decided = flat >= 0
-        below = torch.nn.functional.one_hot(torch.where(decided, flat, winner), size).to(low)
+        piece = pieces.view_as(winner)
+        decided = piece >= 0
+        below = one_hot(torch.where(decided, piece, winner), lows.shape[-1]).to(lows)
         return WindowEnvelope(
             self,
             below,
@@ -238,12 +278,13 @@ class Windows(Kind):
         return members.gather(-1, flat).squeeze(-1).view(-1, *self.node.shape)
 
 
-def kinds(graph: Graph, device: torch.device) -> dict[int, Kind]:
-    """One `Kind` for each node with pieces, by its index."""
+def kinds(graph: Graph, x: Tensor) -> dict[int, Kind]:
+    """One `Kind` for each node with pieces, by its index; x: `(1, *shape)`, for references."""
+    values = evaluate.evaluate(graph, x)
     found: dict[int, Kind] = {}
     for node in graph.nodes:
         if isinstance(node.op, PiecewiseAffine):
             found[node.index] = Units(graph, node)
         elif isinstance(node.op, MaxPool):
-            found[node.index] = Windows(graph, node, device)
+            found[node.index] = Windows(graph, node, values[node.inputs[0]])
     return found

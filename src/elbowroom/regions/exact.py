@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import Goal, Misclassified
 from elbowroom.regions.relaxed import RelaxedNetwork
+from elbowroom.regions.reorder import pool_first
 from elbowroom.regions.search import Search
 from elbowroom.results import ExactResult
 
@@ -62,17 +63,18 @@ class ExactDistance:
             raise ValueError(f"start has shape {tuple(start.shape)}, the samples {tuple(x.shape)}")
         with clf.metered() as spent, torch.no_grad():
             lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
-            net = RelaxedNetwork(clf.graph(x.shape[1:]).to(torch.float64), lower, upper)
+            graph = pool_first(clf.graph(x.shape[1:]).to(torch.float64))
             searches = []
             for n in range(len(x)):
                 rows = torch.tensor([n], device=x.device)
+                net = RelaxedNetwork(graph, lower, upper, x[rows].double())
                 search = Search(
                     net, x[rows].double(), goal.take(rows), batch=self.batch, gap=self.gap
                 )
                 first = None if start is None else start[rows].double()
                 search.run(first, seconds=self.seconds, regions=self.regions)
                 searches.append(search)
-            clf.cost += net.cost
+                clf.cost += net.cost
 
             def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
                 return torch.tensor(values, dtype=dtype, device=x.device)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Partial:
-    """B partial regions. T counts the units, S their inputs, over all nodes with pieces.
+    """B partial regions. T counts the units, S the entries (see `Kind`) of all nodes.
 
     pieces:   `(B, T)`, -1 while undecided.
     branched: `(B, T)` bool: decided by branching, so that constraints belong to it. The other
               decided units cannot leave their piece where it matters.
-    low, high: `(B, S)`: bounds on the inputs.
+    low, high: `(B, S)`: bounds on the entries.
     decision: `(B, J, K)`, `decision @ logits <= 0`.
     centre, radius: `(B, *shape)` and `(B,)`: all points of interest are in this ball.
     """

@@ -8,7 +8,6 @@ the linear region itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import cast
@@ -21,7 +20,7 @@ from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
 from elbowroom.graph.ops import Linear
 from elbowroom.regions.balls import least_in_balls
 from elbowroom.regions.blocks import Block, DecisionBlock, UnitBlock, region_blocks
-from elbowroom.regions.envelopes import Envelope, kinds
+from elbowroom.regions.envelopes import Envelope, Kind, kinds
 from elbowroom.regions.partial import Partial, Rows, padded_indices
 from elbowroom.results import Cost
 
@@ -29,15 +28,16 @@ from elbowroom.results import Cost
 class RelaxedNetwork:
     """A graph in float64, the box `lower`, `upper` `(*shape)`, and bounds over balls in the box.
 
+    x:    `(1, *shape)`, the sample that it is used for.
     cost: passes of the network so far; a row is a VJP.
 
     Raises `UnsupportedOperationError` for networks that are not piecewise affine.
     """
 
-    def __init__(self, graph: Graph, lower: Tensor, upper: Tensor) -> None:
+    def __init__(self, graph: Graph, lower: Tensor, upper: Tensor, x: Tensor) -> None:
         self.graph, self.lower, self.upper = graph, lower, upper
         self.cost = Cost()
-        self.kinds = kinds(graph, lower.device)
+        self.kinds = kinds(graph, x)
         for node in graph.nodes[1:]:
             if node.index not in self.kinds and type(node.op) not in evaluate.LINEAR_TABLE:
                 raise UnsupportedOperationError(
@@ -78,7 +78,7 @@ class RelaxedNetwork:
         pieces = [
             kind.pieces_at(values[kind.source.index]).flatten(1) for kind in self.kinds.values()
         ]
-        inputs = [values[kind.source.index].flatten(1) for kind in self.kinds.values()]
+        inputs = [kind.quantities(values[kind.source.index]) for kind in self.kinds.values()]
         empty = z.new_zeros(len(z), 0)
         flat, known = torch.cat([empty.long(), *pieces], 1), torch.cat([empty, *inputs], 1)
         radius = z.new_zeros(len(z))
@@ -95,35 +95,32 @@ class RelaxedNetwork:
         envelopes: dict[int, Envelope] = {}
         for index, kind in self.kinds.items():
             mine, entries = pieces[:, self.units[index]], self.entries[index]
-            shape, source = kind.node.shape, kind.source
             open_ = mine < 0
             if bool(open_.any()):
-                wanted = padded_indices(kind.entries_of(open_.view(-1, *shape)))
-                below, above = self._bounds(source.index, wanted, envelopes, partial)
+                wanted = padded_indices(kind.entries_of(open_))
+                below, above = self._bounds(kind, wanted, envelopes, partial)
                 where, there = wanted.clamp(min=0), wanted >= 0
-                low[:, entries].scatter_reduce_(
-                    1, where, torch.where(there, below, -torch.inf), "amax"
-                )
-                high[:, entries].scatter_reduce_(
-                    1, where, torch.where(there, above, torch.inf), "amin"
-                )
-            a, b = (bound[:, entries].view(-1, *source.shape) for bound in (low, high))
+                below = torch.where(there, below, -torch.inf)
+                above = torch.where(there, above, torch.inf)
+                low[:, entries].scatter_reduce_(1, where, below, "amax")
+                high[:, entries].scatter_reduce_(1, where, above, "amin")
+            a, b = low[:, entries], high[:, entries]
             possible = kind.possible(a, b)
             settled = open_ & (possible.sum(dim=2) <= 1)
             mine = torch.where(settled, possible.int().argmax(dim=2), mine)
             pieces[:, self.units[index]] = mine
-            envelopes[index] = kind.envelope(mine.view(-1, *shape), a, b, values[source.index])
+            centre = values[kind.source.index]
+            envelopes[index] = kind.envelope(mine.view(-1, *kind.node.shape), a, b, centre)
         return replace(partial, pieces=pieces, low=low, high=high), envelopes
 
     def _bounds(
-        self, index: int, wanted: Tensor, envelopes: Mapping[int, Envelope], partial: Partial
+        self, kind: Kind, wanted: Tensor, envelopes: Mapping[int, Envelope], partial: Partial
     ) -> tuple[Tensor, Tensor]:
-        """Bounds `(B, R)` on the entries `wanted` `(B, R)`, -1 for none, of the node `index`."""
-        shape = self.graph.nodes[index].shape
-        one_hot = self.lower.new_zeros(*wanted.shape, math.prod(shape))
+        """Bounds `(B, R)` on the entries `wanted` `(B, R)`, -1 for none."""
+        one_hot = self.lower.new_zeros(*wanted.shape, kind.entries)
         one_hot.scatter_(2, wanted.clamp(min=0)[..., None], (wanted >= 0)[..., None].double())
-        both = torch.cat([one_hot, -one_hot], dim=1).view(len(wanted), -1, *shape)
-        rows, constant, _ = self._pull({index: both}, envelopes)
+        both = kind.transposed(torch.cat([one_hot, -one_hot], dim=1))
+        rows, constant, _ = self._pull({kind.source.index: both}, envelopes)
         box = (self.lower.flatten(), self.upper.flatten())
         least = least_in_balls(rows, partial.centre.flatten(1), partial.radius, *box) + constant
         below, above = least.chunk(2, dim=1)
@@ -135,12 +132,8 @@ class RelaxedNetwork:
         for index, kind in self.kinds.items():
             at, entries = self.units[index], self.entries[index]
             mine = ((unit >= at.start) & (unit < at.stop)).nonzero().squeeze(1)
-            low, high = (
-                bound[mine, entries].view(-1, *kind.source.shape)
-                for bound in (partial.low, partial.high)
-            )
-            among = torch.arange(len(mine), device=mine.device)
-            table = kind.possible(low, high)[among, unit[mine] - at.start]
+            possible = kind.possible(partial.low[mine, entries], partial.high[mine, entries])
+            table = possible[torch.arange(len(mine), device=mine.device), unit[mine] - at.start]
             row, piece = table.nonzero(as_tuple=True)
             owners.append(mine[row])
             pieces.append(piece)
