@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.region_walk import RegionWalk
 from elbowroom.attacks.starts import NearestPoints, Starts, Towards
-from elbowroom.classifier import Classifier
+from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.graph.pattern import require_piecewise_affine
@@ -30,6 +31,22 @@ class RegionSolver(Protocol):
     def __call__(
         self, polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
     ) -> tuple[Tensor, Tensor | None]: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the walks of `LinearRegion` stand, S of them for each of N samples.
+
+    regions:   visited by each walk so far; 0 where they start.
+    points:    `(N, S, *shape)`: the nearest point of each walk.
+    distances: `(N, S)`, float64, in the attack's norm; `inf` for a walk without a start.
+    towards:   `(N, S)`: the class that a point's decision boundary separates from the label.
+    """
+
+    regions: int
+    points: Tensor
+    distances: Tensor
+    towards: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +115,37 @@ class LinearRegion(Attack):
         )
 
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
+        *_, walk = self._rounds(clf, x, goal, rng)
+        best = walk.distance.view(len(x), self.starts).argmin(dim=1)
+        first = torch.arange(len(x), device=x.device) * self.starts
+        return walk.point[first + best]
+
+    def progress(
+        self, model: Classifier | nn.Module, x: Tensor, y: Tensor | None = None
+    ) -> Iterator[Progress]:
+        """What the attack knows when it starts, and after each region it has visited.
+
+        x, y: as for the attack; each sample is classified as its label. The attack returns the
+        last of these points, shortened by a final line search, which changes little.
+        """
+        clf = as_classifier(model)
+        x, y = clf.validate(x, y)
+        rounds = self._rounds(clf, x, Misclassified(y), SampleRng(self.seed, range(len(x))))
+        shape = (len(x), self.starts)
+        for regions in range(self.regions + 1):
+            with clf.session():
+                walk = next(rounds)
+            yield Progress(
+                regions=regions,
+                points=walk.point.clone().view(*shape, *x.shape[1:]),
+                distances=walk.distance.clone().view(shape),
+                towards=walk.towards.clone().view(shape),
+            )
+
+    def _rounds(
+        self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng
+    ) -> Iterator[RegionWalk]:
+        """The walks, `starts` lanes per sample, at their start and after each region."""
         require_regions(clf, x, goal)
         points = self.start.find(clf, x, goal, self.starts, rng, self.norm)
         rows = torch.arange(len(x), device=x.device).repeat_interleave(self.starts)
@@ -109,10 +157,10 @@ class LinearRegion(Attack):
             region_solver(self.solver, self.norm, streams),
             norm=self.norm, q=self.q, gamma=self.gamma, block=min(self.batch, len(rows)),
         )  # fmt: skip
+        yield walk
         for _ in range(self.regions):
             walk.step(lanes)
-        best = walk.distance.view(len(x), self.starts).argmin(dim=1)
-        return walk.point[rows.view(len(x), -1)[:, 0] * self.starts + best]
+            yield walk
 
 
 def region_solver(solver: WorkingSet | Accelerated, norm: Norm, streams: SampleRng) -> RegionSolver:

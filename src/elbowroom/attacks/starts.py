@@ -49,9 +49,13 @@ class NearestPoints(Starts):
     points: Tensor = field(repr=False, compare=False)
     labels: Tensor = field(repr=False, compare=False)
 
-    def find(
-        self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
-    ) -> Tensor:
+    def nearest(
+        self, clf: Classifier, x: Tensor, goal: Goal, count: int, norm: Norm
+    ) -> tuple[Tensor, Tensor]:
+        """The data points themselves `(N, places, *shape)`, and whether each is one `(N, places)`.
+
+        As many places as there are classes to go to, at most `count`.
+        """
         points, labels = self.points.to(x), self.labels.to(x.device)
         if points.shape[1:] != x.shape[1:] or len(points) != len(labels):
             raise ValueError(
@@ -62,23 +66,29 @@ class NearestPoints(Starts):
         right = decisions == labels
         distances = torch.stack([norm.length(points - sample) for sample in x])
 
-        def nearest(classes: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        def of_classes(classes: Tensor, number: int) -> tuple[Tensor, Tensor]:
             usable = right & (labels == classes[:, None])
             found = torch.where(usable, distances, torch.inf).topk(number, dim=1, largest=False)
             return found.indices, found.values.isfinite()
 
         if isinstance(goal, ClassifiedAs):
-            chosen, there = nearest(goal.targets, min(count, len(points)))
+            chosen, there = of_classes(goal.targets, min(count, len(points)))
         else:
             parts = [
-                nearest(guide.targets, 1)
+                of_classes(guide.targets, 1)
                 for guide in guides(clf, x, goal, count)
                 if isinstance(guide, ClassifiedAs)
             ]
             chosen, there = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
+        return points[chosen], there
+
+    def find(
+        self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
+    ) -> Tensor:
+        points, there = self.nearest(clf, x, goal, count, norm)
         found = torch.stack([x] * count, dim=1)
-        for place in range(chosen.shape[1]):
-            moved = shorten(clf, x, points[chosen[:, place]], goal, BISECTIONS)
+        for place in range(there.shape[1]):
+            moved = shorten(clf, x, points[:, place], goal, BISECTIONS)
             found[:, place] = torch.where(per_sample(there[:, place], x), moved, x)
         return found
 
