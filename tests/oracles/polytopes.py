@@ -32,15 +32,20 @@ def pooled() -> nn.Module:
 
 
 def classifier(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Classifier:
-    """One of `nets.PIECEWISE_AFFINE`, or `pooled`, with random weights."""
-    return Classifier(network(name, seed).to(dtype))
-
-
-def network(name: str, seed: int = 0) -> nn.Module:
-    if name != "pooled":
-        return nets.make(name, seed)[0]
-    torch.manual_seed(seed)
-    return pooled().double()
+    """One of `nets.PIECEWISE_AFFINE`, or `pooled`, with random weights but classes in balance."""
+    if name == "pooled":
+        torch.manual_seed(seed)
+        model = pooled().double()
+    else:
+        model = nets.make(name, seed)[0]
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(500, *shape_of(name), generator=generator, dtype=torch.float64)
+    outputs: list[Tensor] = []
+    with last.register_forward_hook(lambda _m, _i, o: outputs.append(o.detach())), torch.no_grad():
+        model(points)
+        last.bias -= outputs[0].mean(dim=0)
+    return Classifier(model.to(dtype))
 
 
 def shape_of(name: str) -> tuple[int, ...]:

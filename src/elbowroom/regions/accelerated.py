@@ -98,7 +98,7 @@ class Accelerated:
     def _scale(self, polytopes: Polytopes, rng: SampleRng, x: Tensor) -> Tensor:
         """`(P, slots)`: one over the mean length of `sampled_rows` rows of the same layer."""
         draws = rng.uniform(x.new_zeros(len(x), len(polytopes.blocks), self.sampled_rows))
-        scales = []
+        means = []
         first = 0
         for number, block in enumerate(polytopes.blocks):
             slots = (first + draws[:, number] * block.count).long()
@@ -106,14 +106,17 @@ class Accelerated:
                 slots = torch.arange(block.count, device=x.device).expand(len(x), -1)
             slots = slots.clamp(max=first + block.count - 1)
             lengths = torch.linalg.vector_norm(polytopes.rows(slots).flatten(2), dim=2)
-            seen = (lengths > 0).sum(dim=1)
-            mean = lengths.sum(dim=1) / seen.clamp(min=1)
-            scale = torch.where(mean > 0, 1 / mean, 0.0)
-            if number == 0:
-                scale = scale * self.decision_factor
-            scales.append(scale[:, None].expand(-1, block.count))
+            means.append(lengths.sum(dim=1) / (lengths > 0).sum(dim=1).clamp(min=1))
             first += block.count
-        return torch.cat(scales, dim=1).masked_fill(polytopes.offset == -torch.inf, 0.0)
+        mean = torch.stack(means, dim=1)
+        # A layer of which only zero rows were sampled counts as the others do on average.
+        everywhere = mean.sum(dim=1, keepdim=True) / (mean > 0).sum(dim=1, keepdim=True).clamp(1)
+        mean = torch.where(mean > 0, mean, everywhere)
+        scale = torch.where(mean > 0, 1 / mean, 0.0)
+        scale[:, 0] *= self.decision_factor
+        counts = torch.tensor([block.count for block in polytopes.blocks], device=x.device)
+        scale = scale.repeat_interleave(counts, dim=1)
+        return scale.masked_fill(polytopes.offset == -torch.inf, 0.0)
 
     def _lipschitz(self, polytopes: Polytopes, scale: Tensor, x: Tensor) -> Tensor:
         """`(P,)`: the largest eigenvalue of `A A'`, by power iteration from the vector of ones."""
