@@ -47,7 +47,8 @@ class ExactDistance:
         """Bound the distances of the samples `x` `(N, *shape)` from both sides.
 
         y:     labels `(N,)`; by default the classifier's own decisions.
-        start: points `(N, *shape)`, e.g. of an attack; those that meet the goal save time.
+        start: points `(N, *shape)`, e.g. those of DDN; near ones that meet the goal save most of
+               the work on hard samples.
         goal:  `Misclassified` or `ClassifiedAs`; by default any decision but `y`.
 
         A sample that meets the goal as it is gets 0. Raises `ValueError` for other goals, for

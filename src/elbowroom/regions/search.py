@@ -32,9 +32,10 @@ TOLERANCE = 1e-11
 # How far beyond the boundary points are sought, relative to the distance: as little as the rounding
 # of float64 allows.
 BEYOND = (1e-11, 1e-10, 1e-9, 1e-8)
-# Steps of the walk to a first point, and points of each batch from which nearer ones are sought.
-WALK = 15
-POLISHED = 4
+# Steps of the walk to a first point, and of the walks from some points of each batch.
+FIRST_WALK = 15
+WALK = 1
+WALKERS = 4
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ class Search:
             return
         decision = self._decisions(logits)
         count = len(decision)
+        centre = self.x.expand(count, *self.x.shape[1:])
         if start is not None and bool(self._offer(start).all()):
             self._polish(self.net.at(start.expand(count, *start.shape[1:]), decision))
         else:
-            self._walk(decision)
-        centre = self.x.expand(count, *self.x.shape[1:])
+            self._walk(centre, decision, FIRST_WALK)
         self._visit(self.net.undecided(decision, centre, centre.new_full((count,), self.limit)))
         while self.queue and self.queue[0][0] < self.enough and not self.finished:
             if perf_counter() - began > seconds or self.regions >= regions:
@@ -162,10 +163,9 @@ class Search:
         self._offer(dense.z.view_as(partial.centre))
         return value
 
-    def _walk(self, decision: Tensor) -> None:
-        """Find a first point: project `x` on the decision of the affine map where one stands."""
-        z = self.x.expand(len(decision), *self.x.shape[1:])
-        for _ in range(WALK):
+    def _walk(self, z: Tensor, decision: Tensor, steps: int) -> None:
+        """Offer points on a way from `z`: project `x` on the decision of the affine map there."""
+        for _ in range(steps):
             partial, envelopes = self.net.tightened(self.net.at(z, decision))
             partial = replace(partial, branched=torch.zeros_like(partial.branched))
             rows = self.net.rows(partial, envelopes)
@@ -240,8 +240,9 @@ class Search:
             exact = self._polish(replace(partial, branched=everything).take(leaves))
             value = value.scatter_reduce(0, leaves, exact, "amax")
         if bool(near.any()):
-            first = torch.where(near, value, torch.inf).argsort()[: min(POLISHED, int(near.sum()))]
+            first = torch.where(near, value, torch.inf).argsort()[: min(WALKERS, int(near.sum()))]
             self._polish(self.net.at(z[first], partial.decision[first]))
+            self._walk(z[first], partial.decision[first], WALK)
         return value
 
     def _split(self, parents: _Solved) -> None:
