@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -21,23 +20,28 @@ from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.norms import L2, Norm, per_sample
 from elbowroom.optimise import Best
+from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
-# The plan for one start, in gradient steps: a share goes to each stage, and each stage keeps the
-# nearest ones only. Measured on the networks of the LRA paper; a visit to a region costs 16 steps.
+# A cycle and its plan, in gradient steps: each stage keeps the nearest points, and a visit to a
+# region costs about 16 steps. Measured on the networks of the LRA paper.
+CYCLE = 1500
 START_COST = 48
 GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 15
-FIRST_STEPS, SECOND_STEPS = 20, 40
-KEPT_FOR_SECOND, KEPT_FOR_REGIONS = 4, 8
+FIRST_STEPS, SECOND_STEPS = 20, 20
+KEPT = 4
 VISITS = 6
-# A sample whose distance falls by less, relatively, over so many rounds of visits is finished.
+Q, GAMMA = 0.8, 6.0
+# A sample whose distance falls by less, relatively, over so many rounds of visits leaves the walk.
 GAIN, PATIENCE = 1e-4, 2
-# Values that a network may keep for the starts of a batch, beyond those of the batch itself.
+# A sample for which two cycles in a row end this near to each other, relatively, is finished.
+AGREEMENT = 1e-3
+# Points that the network sees at once where it is small; else as many as there are samples. A
+# processor gains nothing from more, and the last block is padded.
+BLOCK, REGION_BLOCK = 128, 32
 VALUES_AT_ONCE = 2**22
-# Of the walk through regions; a larger block costs memory and saves little.
-Q, GAMMA, BLOCK = 0.8, 6.0, 32
-# Streams of random numbers: which stage draws from them.
-STARTS, VISITING = 1, 2
+# Streams of random numbers: which stage of which cycle draws from them.
+STARTS, VISITING, STAGES = 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,117 +55,151 @@ class Closest(Attack):
     through linear regions of `LinearRegion`, which is exact in each region. Networks without
     linear regions, and the norms L1 and Linf, get a longer walk along the boundary instead.
 
+    That is done in cycles, each with new random starts, until two cycles agree or the budget is
+    spent.
+
     norm:   L1, L2 or Linf.
-    budget: for each sample, about as many gradient steps.
+    budget: for each sample, about as many gradient steps at most.
     """
 
-    budget: int = 1500
+    budget: int = 6000
 
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         if not isinstance(goal, Misclassified | ClassifiedAs):
             raise ValueError(f"Closest cannot aim at {type(goal).__name__}")
-        regions = self.norm == L2 and _has_regions(clf, x, goal)
-        starts = max(2, self.budget // START_COST)
-        found = _Found(clf, x, goal, self.norm, rng, _batch(clf, x))
-        found.start(starts)
-        found.walk(FIRST_STEPS)
-        found.keep(math.ceil(starts / KEPT_FOR_SECOND))
-        found.walk(SECOND_STEPS if regions else 2 * SECOND_STEPS)
-        found.keep(math.ceil(starts / KEPT_FOR_REGIONS))
-        if regions:
-            found.visit_regions(VISITS)
-        found.keep(1)
-        return found.points
+        stages = _Stages(
+            clf, self.norm, self.norm == L2 and _has_regions(clf, x, goal), _batch(clf, x)
+        )
+        point = x.clone()
+        distance = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        going = torch.arange(len(x), device=x.device)
+        left, cycle = self.budget, 0
+        while left > 0 and len(going):
+            starts = max(2, min(left, CYCLE) // START_COST)
+            found, length = stages.run(x[going], goal.take(going), starts, rng.take(going), cycle)
+            before = distance[going]
+            better = length < before
+            new = better | (before.isinf() & length.isinf())
+            point[going] = torch.where(per_sample(new, found), found, point[going])
+            distance[going] = torch.minimum(length, before)
+            agree = (length - before).abs() <= AGREEMENT * before
+            going = going[~(agree & before.isfinite())]
+            left, cycle = left - CYCLE, cycle + 1
+        return point
 
 
-class _Found:
-    """What has been found so far: K points for each of the N samples.
+@dataclass
+class _Points:
+    """K points for each of N samples: `(N K, *shape)`, one sample after the other.
 
-    points:    `(N K, *shape)`, those of a sample one after the other. distances: `(N, K)`.
-    at_once:   samples the network may see at a time.
+    rows: `(N K,)`, the sample of each. distance: `(N K,)`, `inf` where it does not meet the goal.
     """
 
-    def __init__(
-        self, clf: Classifier, x: Tensor, goal: Goal, norm: Norm, rng: SampleRng, at_once: int
-    ) -> None:
-        self.clf, self.x, self.goal, self.norm, self.rng = clf, x, goal, norm, rng
-        self.at_once = at_once
-        self.points = x
-        self.distances = torch.full((len(x), 1), torch.inf, dtype=torch.float64, device=x.device)
+    point: Tensor
+    rows: Tensor
+    distance: Tensor
 
-    def rows(self, count: int) -> Tensor:
-        """The sample of each of `count` points per sample."""
-        return torch.arange(len(self.x), device=self.x.device).repeat_interleave(count)
+    def nearest(self, count: int) -> _Points:
+        """The `count` nearest points of every sample."""
+        number = int(self.rows[-1]) + 1
+        distance = self.distance.view(number, -1)
+        order = distance.argsort(dim=1, stable=True)[:, :count]
+        first = torch.arange(number, device=order.device)[:, None] * distance.shape[1]
+        chosen = (first + order).flatten()
+        return _Points(self.point[chosen], self.rows[chosen], self.distance[chosen])
 
-    def parts(self, count: int) -> Iterable[Tensor]:
-        """Numbers of all points, `at_once` at a time."""
-        return torch.split(torch.arange(count, device=self.x.device), self.at_once)
 
-    def start(self, count: int) -> None:
-        """Begin from `count` points: towards other classes, and at random."""
-        several = isinstance(self.goal, Misclassified)
-        classes = self.clf.logits(self.x[:1]).shape[1]
-        guided = min(math.ceil(GRADIENT_SHARE * count), classes - 1 if several else 1)
-        towards = Towards(attack=FAB(steps=GRADIENT_STEPS), batch=self.at_once)
-        near = towards.find(self.clf, self.x, self.goal, guided, self.rng, self.norm)
-        rows = self.rows(count - guided)
-        numbers = torch.arange(len(rows), device=rows.device) % (count - guided)
-        streams = self.rng.children(rows, numbers, STARTS)
-        far = [
+@dataclass(frozen=True)
+class _Stages:
+    """The stages of a cycle. regions: whether to walk through them; block: points at once."""
+
+    clf: Classifier
+    norm: Norm
+    regions: bool
+    block: int
+
+    def run(
+        self, x: Tensor, goal: Goal, starts: int, rng: SampleRng, cycle: int
+    ) -> tuple[Tensor, Tensor]:
+        """The nearest point of each sample, and its distance `(N,)`."""
+        block = min(self.block, len(x) * starts)
+        kept = math.ceil(starts / KEPT)
+        points = self._start(x, goal, starts, rng, cycle, block)
+        points = self._walk(x, goal, points, FIRST_STEPS, block).nearest(kept)
+        steps = SECOND_STEPS if self.regions else SECOND_STEPS + 16 * VISITS
+        points = self._walk(x, goal, points, steps, block)
+        if self.regions:
+            points = self._visit_regions(x, goal, points, rng, cycle, block)
+        points = points.nearest(1)
+        return points.point, points.distance
+
+    def _start(
+        self, x: Tensor, goal: Goal, count: int, rng: SampleRng, cycle: int, block: int
+    ) -> _Points:
+        """`count` points per sample: towards other classes in the first cycle, and at random."""
+        several = isinstance(goal, Misclassified)
+        classes = self.clf.logits(x[:1]).shape[1] if several else 2
+        guided = 0 if cycle else min(math.ceil(GRADIENT_SHARE * count), classes - 1)
+        found = x[:, None, ...][:, :0]
+        if guided:
+            towards = Towards(attack=FAB(steps=GRADIENT_STEPS), batch=block)
+            found = towards.find(self.clf, x, goal, guided, rng, self.norm)
+        rows = _repeat(x, count - guided)
+        numbers = torch.arange(len(rows), device=x.device) % (count - guided)
+        streams = rng.children(rows, numbers, STAGES * cycle + STARTS)
+        random = [
             random_boundary_points(
-                self.clf, self.x[rows[part]], self.goal.take(rows[part]), numbers[part],
-                streams.take(part),
-            )
-            for part in self.parts(len(rows))
-        ]  # fmt: skip
-        shape = (len(self.x), -1, *self.x.shape[1:])
-        self.points = torch.cat([near, torch.cat(far).view(shape)], dim=1).flatten(0, 1)
-        self.distances = self.distances.expand(-1, count)
+                self.clf, x[rows[part]], goal.take(rows[part]), numbers[part], streams.take(part)
+            )[:real]
+            for part, real in blocks(len(rows), block, x.device)
+        ]
+        found = torch.cat([found, torch.cat(random).view(len(x), -1, *x.shape[1:])], dim=1)
+        rows = _repeat(x, count)
+        nowhere = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=x.device)
+        return _Points(found.flatten(0, 1), rows, nowhere)
 
-    def walk(self, steps: int) -> None:
-        """Walk along the boundary from every point; a point that comes no nearer stays."""
-        rows = self.rows(self.distances.shape[1])
+    def _walk(self, x: Tensor, goal: Goal, points: _Points, steps: int, block: int) -> _Points:
+        """Walk along the boundary from every point; one that comes no nearer stays."""
         walk = BoundaryWalk(norm=self.norm, steps=steps)
-        points, distances = [], []
-        for part in self.parts(len(rows)):
-            x = self.x[rows[part]]
-            best = Best(x, self.norm)
-            walk.walk(self.clf, x, self.goal.take(rows[part]), self.points[part], best)
-            points.append(best.point)
-            distances.append(best.distance)
-        distance, before = torch.cat(distances), self.distances.flatten()
-        better = per_sample(distance < before, self.points)
-        self.points = torch.where(better, torch.cat(points), self.points)
-        self.distances = torch.minimum(distance, before).view_as(self.distances)
+        found, distances = [], []
+        for part, real in blocks(len(points.rows), block, x.device):
+            rows = points.rows[part]
+            best = Best(x[rows], self.norm)
+            walk.walk(self.clf, x[rows], goal.take(rows), points.point[part], best)
+            found.append(best.point[:real])
+            distances.append(best.distance[:real])
+        distance = torch.cat(distances)
+        better = per_sample(distance < points.distance, x)
+        point = torch.where(better, torch.cat(found), points.point)
+        return _Points(point, points.rows, torch.minimum(distance, points.distance))
 
-    def keep(self, count: int) -> None:
-        """Keep the `count` nearest points of every sample."""
-        number = self.distances.shape[1]
-        order = self.distances.argsort(dim=1, stable=True)[:, :count]
-        first = torch.arange(len(self.x), device=order.device)[:, None] * number
-        self.points = self.points[(first + order).flatten()]
-        self.distances = self.distances.gather(1, order)
-
-    def visit_regions(self, visits: int) -> None:
+    def _visit_regions(
+        self, x: Tensor, goal: Goal, points: _Points, rng: SampleRng, cycle: int, block: int
+    ) -> _Points:
         """Walk on through linear regions, as long as a sample's nearest point comes nearer."""
-        count = self.distances.shape[1]
-        rows = self.rows(count)
+        rows = points.rows
+        count = len(rows) // len(x)
         lanes = torch.arange(len(rows), device=rows.device)
-        streams = self.rng.children(rows, lanes % count, VISITING)
+        streams = rng.children(rows, lanes % count, STAGES * cycle + VISITING)
         walk = RegionWalk(
-            self.clf, self.x[rows], self.goal.take(rows), self.points, rows, streams,
-            region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=min(self.at_once, BLOCK),
+            self.clf, x[rows], goal.take(rows), points.point, rows, streams,
+            region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=min(block, REGION_BLOCK),
         )  # fmt: skip
-        idle = torch.zeros(len(self.x), dtype=torch.int64, device=rows.device)
-        for _ in range(visits):
+        idle = torch.zeros(len(x), dtype=torch.int64, device=rows.device)
+        for _ in range(VISITS):
             before = walk.best()[0]
             going = lanes[(idle < PATIENCE)[rows]]
             if not len(going):
                 break
-            for part in torch.split(going, self.at_once):
+            for part in torch.split(going, block):
                 walk.step(part)
             idle = torch.where(walk.best()[0] < before * (1 - GAIN), 0, idle + 1)
-        self.points, self.distances = walk.point, walk.distance.view_as(self.distances)
+        return _Points(walk.point, rows, walk.distance)
+
+
+def _repeat(x: Tensor, count: int) -> Tensor:
+    """The sample of each of `count` points per sample."""
+    return torch.arange(len(x), device=x.device).repeat_interleave(count)
 
 
 def _has_regions(clf: Classifier, x: Tensor, goal: Goal) -> bool:
@@ -173,9 +211,10 @@ def _has_regions(clf: Classifier, x: Tensor, goal: Goal) -> bool:
 
 
 def _batch(clf: Classifier, x: Tensor) -> int:
-    """Samples at a time: as many as were given, or more where the network is small."""
+    """Points at a time: as many as there are samples, or more where the network is small."""
     try:
         nodes = clf.graph(x.shape[1:]).nodes
     except UnsupportedOperationError:
         return len(x)
-    return max(len(x), VALUES_AT_ONCE // sum(math.prod(node.shape) for node in nodes))
+    small = VALUES_AT_ONCE // sum(math.prod(node.shape) for node in nodes)
+    return max(min(small, BLOCK), len(x))

@@ -13,9 +13,10 @@ from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.guides import first_order_distance, guides
 from elbowroom.attacks.line_search import shorten
 from elbowroom.classifier import Classifier
-from elbowroom.goals import ClassifiedAs, Goal, Misclassified
+from elbowroom.goals import ClassifiedAs, Goal
 from elbowroom.norms import Norm, per_sample
 from elbowroom.optimise import Best
+from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
 SHORT = FAB(steps=30)
@@ -97,11 +98,11 @@ class NearestPoints(Starts):
 class Towards(Starts):
     """What a short attack finds towards each of the strongest other classes.
 
-    All classes are run at once, as one batch. Where there are fewer classes than starts, they are
-    run again from random points within half of the nearest distance found so far.
+    Where there are fewer classes than starts, they are run again from random points around the
+    sample, up to a first estimate of the distance to the boundary.
 
     attack: its steps and constants; its restarts and runner-ups are not used.
-    batch:  samples that the network may see at a time; all by default.
+    batch:  samples that the network sees at a time; all by default.
     """
 
     attack: FAB = SHORT
@@ -111,32 +112,27 @@ class Towards(Starts):
         self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
     ) -> Tensor:
         attack = replace(self.attack, norm=norm)
-        aims = guides(clf, x, goal, count if isinstance(goal, Misclassified) else 0)
-        together = max(1, (self.batch or count * len(x)) // len(x))
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(count)
+        numbers = torch.arange(len(rows), device=x.device) % count
+        aims, distinct = _aims(clf, x, goal, count)
         logits, gradient = clf.gradient(x, goal.margin)
-        nearest = 2 * first_order_distance(goal.margin(logits), gradient, norm).double()
-        points: list[Tensor] = []
-        while len(points) < count:
-            first = len(points) % len(aims)
-            some = aims[first : min(first + together, first + count - len(points))]
-            rows = torch.arange(len(x), device=x.device).repeat(len(some))
-            lanes, best = x[rows], Best(x[rows], norm)
-            start = lanes
-            if len(points) >= len(aims):
-                numbers = torch.arange(len(rows), device=x.device) // len(x) + len(points)
-                noise = rng.children(rows, numbers)
-                radius = (nearest / 2).to(x.dtype)[rows]
-                start = clf.clamp(lanes + uniform_in_distance(lanes, norm, radius, noise))
-            attack.walk(clf, lanes, goal.take(rows), _joined(some), best, start)
-            points += list(best.point.view(len(some), *x.shape))
-            distance = best.distance.view(len(some), len(x)).amin(dim=0)
-            nearest = torch.where(distance.isfinite(), torch.minimum(nearest, distance), nearest)
-        return torch.stack(points, dim=1)
+        reach = first_order_distance(goal.margin(logits), gradient, norm)
+        streams = rng.children(rows, numbers)
+        points = []
+        for part, real in blocks(len(rows), self.batch or len(rows), x.device):
+            lanes, best = x[rows[part]], Best(x[rows[part]], norm)
+            radius = torch.where(numbers[part] < distinct, 0.0, reach[rows[part]])
+            noise = uniform_in_distance(lanes, norm, radius, streams.take(part))
+            start = clf.clamp(lanes + noise)
+            attack.walk(clf, lanes, goal.take(rows[part]), aims.take(part), best, start)
+            points.append(best.point[:real])
+        return torch.cat(points).view(len(x), count, *x.shape[1:])
 
 
-def _joined(goals: list[Goal]) -> Goal:
-    """One goal for the samples of several batches, one after the other."""
-    first = goals[0]
-    if isinstance(first, Misclassified):
-        return Misclassified(torch.cat([g.labels for g in goals if isinstance(g, Misclassified)]))
-    return ClassifiedAs(torch.cat([g.targets for g in goals if isinstance(g, ClassifiedAs)]))
+def _aims(clf: Classifier, x: Tensor, goal: Goal, count: int) -> tuple[Goal, int]:
+    """What each of `count` runs per sample aims at, and how many different aims there are."""
+    if isinstance(goal, ClassifiedAs):
+        return goal.take(torch.arange(len(x), device=x.device).repeat_interleave(count)), 1
+    found = [g.targets for g in guides(clf, x, goal, count) if isinstance(g, ClassifiedAs)]
+    cycled = [found[number % len(found)] for number in range(count)]
+    return ClassifiedAs(torch.stack(cycled, dim=1).flatten()), len(found)
