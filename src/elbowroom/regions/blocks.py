@@ -56,10 +56,10 @@ class DecisionBlock(Block):
         return torch.where(there, 0.0, -torch.inf).to(self.decision.dtype)
 
     def push(self, values: Tensor) -> Tensor:
-        return torch.einsum("njk,nk->nj", self.decision, values)
+        return (self.decision * values[:, None]).sum(dim=2)
 
     def pull(self, mu: Tensor) -> Tensor:
-        return torch.einsum("njk,nj->nk", self.decision, mu)
+        return (self.decision * mu[..., None]).sum(dim=1)
 
     def take(self, rows: Tensor) -> DecisionBlock:
         return DecisionBlock(self.source, self.count, self.decision[rows])

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from elbowroom.regions.newton import DenseProjection, project_dense
 from elbowroom.regions.padded import blocks
@@ -20,6 +21,9 @@ from elbowroom.regions.polytope import Polytopes
 
 # Problems solved at a time: beyond a few, the rows no longer fit a processor's cache.
 DENSE_BLOCK = 4
+# Rows and features are padded to whole cache lines: BLAS sums others in an order that depends on
+# their place in memory, and so on the problem's place among the others.
+LINE = 8
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ class _Problems:
             leader = torch.searchsorted(member, torch.arange(len(group), device=slots.device))
             rows = self.polytopes.take(leader).rows(slots[leader])[member]
         rows = rows.double().flatten(2)
-        products = torch.bmm(rows, self.origin[self.active][..., None]).squeeze(2)
+        products = (rows * self.origin[self.active][:, None]).sum(dim=2)
         known = self.excess_at_x.gather(1, slots.clamp(min=0)).double()
         # An empty slot has a zero row, which is ignored with any bound that is not negative.
         bounds = torch.where((slots >= 0) & known.isfinite(), products - known, 1.0)
@@ -169,14 +173,19 @@ class _Problems:
 
     def _solve_dense(self, tolerance: float) -> DenseProjection:
         size = DENSE_BLOCK if self.polytopes.block else len(self.active)
+        count, features = self.rows.shape[1:]
+        more, wide = -count % LINE, -features % LINE
+        lower, upper = F.pad(self.lower, (0, wide)), F.pad(self.upper, (0, wide))
         parts = []
         for rows, real in blocks(len(self.active), size, self.x.device):
             which = self.active[rows]
             part = project_dense(
-                self.origin[which], self.rows[rows], self.bounds[rows], self.lower, self.upper,
-                self.mu[rows], ceiling=self.limit[which], tolerance=tolerance,
+                F.pad(self.origin[which], (0, wide)), F.pad(self.rows[rows], (0, wide, 0, more)),
+                F.pad(self.bounds[rows], (0, more), value=1.0), lower, upper,
+                F.pad(self.mu[rows], (0, more)), ceiling=self.limit[which], tolerance=tolerance,
             )  # fmt: skip
-            parts.append([part.z[:real], part.mu[:real], part.value[:real], part.error[:real]])
+            z, mu = part.z[:real, :features], part.mu[:real, :count]
+            parts.append([z, mu, part.value[:real], part.error[:real]])
         return DenseProjection(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def make_room(self, wanted: int, capacity: int) -> None:
