@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import nets
 from elbowroom import Classifier
@@ -29,6 +30,18 @@ def pooled() -> nn.Module:
         nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2, stride=1), nn.Conv2d(3, 4, 3, padding=1),
         nn.MaxPool2d(3, stride=2, padding=1), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(36, 3),
     )  # fmt: skip
+
+
+class Aligned(nn.Module):
+    """Rows of 32 bytes throughout: BLAS sums the others in an order that their place decides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.hidden, self.head = nn.Conv2d(1, 8, 3), nn.Linear(128, 16), nn.Linear(16, 8)
+
+    def forward(self, x):
+        x = F.hardtanh(F.max_pool2d(self.conv(x), 3, stride=2, padding=1))
+        return self.head(F.relu(self.hidden(x.flatten(1))))
 
 
 def classifier(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> Classifier:

@@ -11,7 +11,7 @@ from elbowroom import Classifier
 from elbowroom.goals import ClassifiedAs, Misclassified, SameLogits
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.regions import Polytopes, decision_towards
-from oracles.polytopes import NAMES, classifier, explicit, shape_of
+from oracles.polytopes import NAMES, Aligned, classifier, explicit, shape_of
 
 
 class Bent1d(nn.Module):
@@ -187,18 +187,6 @@ def test_a_network_without_units_has_its_decision_only():
     assert torch.allclose(polytopes.pull(torch.ones(2, 1, dtype=torch.float64)), row.expand(2, 4))
     assert Polytopes.at(clf, z).slots == 0
     assert (Polytopes.at(clf, z).count() == 0).all()
-
-
-class Aligned(nn.Module):
-    """Rows of 32 bytes throughout: BLAS sums the others in an order that their place decides."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.hidden, self.head = nn.Conv2d(1, 8, 3), nn.Linear(128, 16), nn.Linear(16, 8)
-
-    def forward(self, x):
-        x = F.hardtanh(F.max_pool2d(self.conv(x), 3, stride=2, padding=1))
-        return self.head(F.relu(self.hidden(x.flatten(1))))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

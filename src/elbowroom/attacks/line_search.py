@@ -12,6 +12,9 @@ from elbowroom.norms import per_sample
 # A point counts as across the boundary only if its margin exceeds the rounding of the logits,
 # which changes with the size of the batch: the result must hold for whoever checks it later.
 ROUNDING_ULPS = 16
+# Where values cancel on the way to the logits, their rounding is larger than that. A point that
+# fails by so little is moved away from the sample by these parts of its distance, in ulps.
+NUDGES = (8, 64, 512)
 
 
 def safely_met(goal: Goal, logits: Tensor) -> Tensor:
@@ -23,12 +26,12 @@ def safely_met(goal: Goal, logits: Tensor) -> Tensor:
 def shorten(clf: Classifier, x: Tensor, found: Tensor, goal: Goal, steps: int) -> Tensor:
     """Bisect between `x` and `found` `(N, *shape)` for a nearer point that meets the goal.
 
-    Where `found` does not meet it, `found` is returned.
+    Where `found` does not meet it, not even a few ulps farther, `found` is returned.
     """
     low = x.new_zeros(len(x))
     high = torch.ones_like(low)
+    found, usable = _nudged(clf, x, found, goal)
     best = found
-    usable = safely_met(goal, clf.logits(found))
     for _ in range(steps):
         middle = (low + high) / 2
         point = clf.clamp(x + per_sample(middle, x) * (found - x))
@@ -37,6 +40,19 @@ def shorten(clf: Classifier, x: Tensor, found: Tensor, goal: Goal, steps: int) -
         high = torch.where(met, middle, high)
         low = torch.where(met, low, middle)
     return best
+
+
+def _nudged(clf: Classifier, x: Tensor, found: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
+    """`found`, a little farther where only that meets the goal safely; and where it is met."""
+    met = safely_met(goal, clf.logits(found))
+    for ulps in NUDGES:
+        if bool(met.all()):
+            break
+        farther = clf.clamp(found + ulps * torch.finfo(x.dtype).eps * (found - x))
+        there = ~met & safely_met(goal, clf.logits(farther))
+        found = torch.where(per_sample(there, x), farther, found)
+        met = met | there
+    return found, met
 
 
 def nearest_crossing(
@@ -81,13 +97,14 @@ def shorten_by_secants(clf: Classifier, x: Tensor, found: Tensor, goal: Goal, st
     """As `shorten`, for piecewise affine networks: a few steps find the crossing.
 
     The margin along a line is piecewise affine, so that the secant through the ends of a bracket
-    soon meets it; every third step bisects.
+    soon meets it; every third step bisects. `found` may lie outside of the box, where the line
+    goes on along its faces.
     """
     low, high = x.new_zeros(len(x)), x.new_ones(len(x))
     low_margin = goal.margin(clf.logits(x))
-    logits = clf.logits(found)
+    best = clf.clamp(found)
+    logits = clf.logits(best)
     usable, high_margin = safely_met(goal, logits), goal.margin(logits)
-    best = found
     for step in range(steps):
         slack = 2 * ROUNDING_ULPS * torch.finfo(x.dtype).eps * logits.abs().amax(dim=1)
         share = (low_margin + slack) / (low_margin - high_margin)

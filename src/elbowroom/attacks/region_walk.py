@@ -184,16 +184,22 @@ class RegionWalk:
         )
 
     def _crossings(self, x: Tensor, z: Tensor, reach: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
-        """Where the lines from `x` through `z` first meet the goal before the distance `reach`."""
+        """Where the lines from `x` through `z` first meet the goal before the distance `reach`.
+
+        A line that meets a face of the box goes on along it: it leads through `z`, as a straight
+        one to where it is clipped would not.
+        """
         stretch = (reach * JUST_BELOW / self.norm.length(z - x)).to(x.dtype)
-        far = self.clf.clamp(x + per_sample(stretch, x) * (z - x))
+        beyond = x + per_sample(stretch, x) * (z - x)
+        far = self.clf.clamp(beyond)
         rows = torch.arange(len(x), device=x.device)
         met = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(far[r])), rows)
         found, distance = far, torch.full_like(reach, torch.inf)
         hits = met.nonzero().squeeze(1)
         if len(hits):
             points = self._in_blocks(
-                lambda r: shorten_by_secants(self.clf, x[r], far[r], goal.take(r), SECANTS), hits
+                lambda r: shorten_by_secants(self.clf, x[r], beyond[r], goal.take(r), SECANTS),
+                hits,
             )
             found = found.index_copy(0, hits, points)
             sure = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(found[r])), hits)
