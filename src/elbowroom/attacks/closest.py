@@ -34,8 +34,11 @@ VISITS = 6
 Q, GAMMA = 0.8, 6.0
 # A sample whose distance falls by less, relatively, over so many rounds of visits leaves the walk.
 GAIN, PATIENCE = 1e-4, 2
-# A sample for which two cycles in a row end this near to each other, relatively, is finished.
-AGREEMENT = 1e-3
+# Points of a sample this near to each other, in shares of its distance, are in the same basin: only
+# the nearest of them goes on. Where it stands for so many starts, the search is over; it is, too,
+# once a cycle gains less than the first share and ends no farther off than the second.
+SAME_BASIN, ENOUGH = 0.05, 4
+NO_GAIN, AGREEMENT = 1e-3, 1e-2
 # Points that the network sees at once where it is small; else as many as there are samples. A
 # processor gains nothing from more, and the last block is padded.
 BLOCK, REGION_BLOCK = 128, 32
@@ -76,14 +79,17 @@ class Closest(Attack):
         left, cycle = self.budget, 0
         while left > 0 and len(going):
             starts = max(2, min(left, CYCLE) // START_COST)
-            found, length = stages.run(x[going], goal.take(going), starts, rng.take(going), cycle)
+            found, length, sure = stages.run(
+                x[going], goal.take(going), starts, rng.take(going), cycle
+            )
             before = distance[going]
             better = length < before
             new = better | (before.isinf() & length.isinf())
             point[going] = torch.where(per_sample(new, found), found, point[going])
             distance[going] = torch.minimum(length, before)
-            agree = (length - before).abs() <= AGREEMENT * before
-            going = going[~(agree & before.isfinite())]
+            agree = (length >= (1 - NO_GAIN) * before) & (length <= (1 + AGREEMENT) * before)
+            agree &= before.isfinite()
+            going = going[~(agree | sure)]
             left, cycle = left - CYCLE, cycle + 1
         return point
 
@@ -108,6 +114,23 @@ class _Points:
         chosen = (first + order).flatten()
         return _Points(self.point[chosen], self.rows[chosen], self.distance[chosen])
 
+    def basins(self, x: Tensor) -> Tensor:
+        """`(N K,)`: how many points of its sample each stands for; 0 if another stands for it.
+
+        The nearest one of those that lie together stands for the others.
+        """
+        count = len(self.rows) // len(x)
+        shape = (len(x), count)
+        points, distance = self.point.flatten(1).view(*shape, -1), self.distance.view(shape)
+        apart = torch.cdist(points, points).to(distance.dtype)
+        together = (apart <= SAME_BASIN * distance[:, None, :]) & distance.isfinite()[:, None, :]
+        # Of equal distances the first one counts as nearer.
+        rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
+        together &= rank[:, None, :] <= rank[:, :, None]
+        best = torch.where(together, rank[:, None, :], count).amin(dim=2)
+        owner = torch.where(best < count, best, rank)
+        return (owner[:, None, :] == rank[:, :, None]).sum(dim=2).flatten()
+
 
 @dataclass(frozen=True)
 class _Stages:
@@ -120,18 +143,19 @@ class _Stages:
 
     def run(
         self, x: Tensor, goal: Goal, starts: int, rng: SampleRng, cycle: int
-    ) -> tuple[Tensor, Tensor]:
-        """The nearest point of each sample, and its distance `(N,)`."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest point of each sample, its distance `(N,)`, and whether that is sure."""
         block = min(self.block, len(x) * starts)
         kept = math.ceil(starts / KEPT)
         points = self._start(x, goal, starts, rng, cycle, block)
         points = self._walk(x, goal, points, FIRST_STEPS, block).nearest(kept)
         steps = SECOND_STEPS if self.regions else SECOND_STEPS + 16 * VISITS
         points = self._walk(x, goal, points, steps, block)
+        standing = points.basins(x)
         if self.regions:
-            points = self._visit_regions(x, goal, points, rng, cycle, block)
-        points = points.nearest(1)
-        return points.point, points.distance
+            points = self._visit_regions(x, goal, points, standing > 0, rng, cycle, block)
+        best = points.nearest(1)
+        return best.point, best.distance, standing.view(len(x), -1).amax(dim=1) >= ENOUGH
 
     def _start(
         self, x: Tensor, goal: Goal, count: int, rng: SampleRng, cycle: int, block: int
@@ -174,9 +198,10 @@ class _Stages:
         return _Points(point, points.rows, torch.minimum(distance, points.distance))
 
     def _visit_regions(
-        self, x: Tensor, goal: Goal, points: _Points, rng: SampleRng, cycle: int, block: int
-    ) -> _Points:
-        """Walk on through linear regions, as long as a sample's nearest point comes nearer."""
+        self, x: Tensor, goal: Goal, points: _Points, which: Tensor, rng: SampleRng, cycle: int,
+        block: int,
+    ) -> _Points:  # fmt: skip
+        """Walk on through linear regions from `which` points, as long as that pays for a sample."""
         rows = points.rows
         count = len(rows) // len(x)
         lanes = torch.arange(len(rows), device=rows.device)
@@ -188,7 +213,7 @@ class _Stages:
         idle = torch.zeros(len(x), dtype=torch.int64, device=rows.device)
         for _ in range(VISITS):
             before = walk.best()[0]
-            going = lanes[(idle < PATIENCE)[rows]]
+            going = lanes[which & (idle < PATIENCE)[rows]]
             if not len(going):
                 break
             for part in torch.split(going, block):

@@ -122,11 +122,12 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
     if norm == L2:
         methods |= {
             "ddn": attack("ddn"),
-            "ddn-targeted": attack("ddn", runner_ups=4),
             "carlini-wagner": attack(
                 "carlini-wagner", steps=200, search_steps=4, learning_rate=0.05
             ),
         }
+    # One cycle of the default attack: on ordinary networks more gains about 0.1 %.
+    methods["closest"] = attack("closest", norm=name, budget=1500)
     if why_uncertified(clf, x, norm) is None:
         methods["global-lipschitz"] = MethodConfig(
             kind="certificate", method="global-lipschitz", options={"norm": name}

@@ -23,6 +23,7 @@ from torch import Tensor
 DAMPING = 1e-9
 MORE_DAMPING = 100.0
 PIVOTS = 12
+NEARLY_ZERO = 1e-10
 BISECTIONS = 30
 
 
@@ -67,10 +68,16 @@ def project_dense(
     """
     length = torch.linalg.vector_norm(rows, dim=2)
     there = length > 0
-    scale = torch.where(there, length, 1.0)
-    A, b = rows / scale[..., None], bounds / scale
+    # Rows that are zero but for rounding: as unit rows, their bounds would dwarf all others.
+    tiny = there & (length <= NEARLY_ZERO * length.amax(dim=1, keepdim=True))
     impossible = (~there & (bounds < 0)).any(dim=1)
-    b = torch.where(there, b, 1.0)
+    if bool(tiny.any()):
+        least, most = _range_in_box(rows, lower, upper)
+        impossible = impossible | (tiny & (least > bounds)).any(dim=1)
+        there = there & ~(tiny & (most <= bounds))
+    scale = torch.where(there, length, 1.0)
+    A = torch.where(there[..., None], rows / scale[..., None], 0.0)
+    b = torch.where(there, bounds / scale, 1.0)
     mu = torch.where(there, mu * scale, 0.0)
     small_enough = tolerance * x.abs().amax(dim=1).clamp(min=1.0)
 
@@ -105,6 +112,14 @@ def project_dense(
         shift = shift + t[:, None] * slope
     value = torch.where(impossible, torch.inf, value)
     return DenseProjection(z, mu / scale, value, error)
+
+
+def _range_in_box(rows: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest values `(P, R)` of the rows in the box."""
+    at_lower = torch.where(rows == 0, 0.0, rows * lower)
+    at_upper = torch.where(rows == 0, 0.0, rows * upper)
+    least, most = torch.minimum(at_lower, at_upper), torch.maximum(at_lower, at_upper)
+    return least.sum(dim=2), most.sum(dim=2)
 
 
 def _segment(
