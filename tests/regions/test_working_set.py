@@ -178,6 +178,42 @@ def test_decisions_of_one_region_share_its_rows(name, block):
     assert after - between < between - before
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "capacity", "added"),
+    [("pooled", 3, 30, 6), ("pooled", 4, 20, 6), ("dense", 2, 14, 6), ("dense", 4, 8, 2)],
+)
+def test_problems_that_share_a_region_may_forget_different_rows(name, seed, capacity, added):
+    # Full after some rounds, each problem drops other rows; none may miss what another knows.
+    clf, x, z, _ = _problem(name, count=4, seed=seed)
+    rows = torch.arange(4).repeat_interleave(2)
+    labels = clf.logits(x).argmax(dim=1)[rows]
+    classes = (labels + torch.tensor([1, 2]).repeat(4)) % 3
+    cut = decision_towards(Misclassified(labels), classes, clf.logits(x))
+    polytopes = Polytopes.at(clf, z[rows], cut)
+    full = WorkingSet()(polytopes, x[rows])
+    small = WorkingSet(added=added, capacity=capacity)(polytopes, x[rows], shared=2)
+    assert (full.infeasible | ~small.infeasible).all()
+    assert (small.lower <= full.lower * (1 + 1e-9)).all()
+    assert _close(small.lower[small.solved], full.lower[small.solved], 1e-7)
+
+
+def test_a_small_box_does_not_keep_problems_from_ending():
+    # Distances are found to 1e-9; constraints at the optimum then hold less well than others.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU())
+    model = nn.Sequential(*model, nn.Linear(40, 2)).double()
+    for layer in (model[0], model[2], model[4]):
+        layer.bias.data.mul_(1e-4)
+    clf = Classifier(model, bounds=(0, 1e-4))
+    generator = torch.Generator().manual_seed(1)
+    x, z = 1e-4 * torch.rand(2, 40, 20, dtype=torch.float64, generator=generator)
+    goal = ClassifiedAs(clf.logits(z).argmax(dim=1))
+    polytopes = Polytopes.at(clf, z, decision_towards(goal, goal.targets, clf.logits(z)))
+    found = WorkingSet()(polytopes, x)
+    assert found.solved.all()
+    assert len(found.iterates) < 15
+
+
 @pytest.mark.parametrize("name", ["dense", "resnet", "pooled"])
 @pytest.mark.parametrize("capacity", [1, 6, 20])
 def test_with_little_room_it_is_right_or_says_that_it_is_not(name, capacity):

@@ -162,14 +162,24 @@ class _Problems:
         self.z = self.z.index_copy(0, self.active, dense.z)
         self.iterates.append(self.z)
         self.value = self.value.scatter_reduce(0, self.active, dense.value, "amax")
-        self.excess = self.polytopes.excess(dense.z.to(self.x.dtype).view(-1, *self.x.shape[1:]))
-        finite = torch.where(self.excess.isfinite(), self.excess, 0.0)
+        excess = self.polytopes.excess(dense.z.to(self.x.dtype).view(-1, *self.x.shape[1:]))
+        finite = torch.where(excess.isfinite(), excess, 0.0)
         worst = finite.amax(dim=1)
-        solved = worst <= tolerance * finite.abs().amax(dim=1)
+        # Of what is not in the working set; there, distances count, which long rows magnify.
+        self.excess = excess.masked_fill_(self._known(), -torch.inf)
+        small = tolerance * finite.abs().amax(dim=1)
+        accurate = dense.error <= tolerance * self.origin[self.active].abs().amax(1).clamp(min=1)
+        solved = (worst <= small) | (accurate & (self.excess.amax(dim=1) <= small))
         pruned = dense.value > self.limit[self.active]
         self.violation[self.active] = worst.double()
         self.solved[self.active] = solved & ~pruned
         self._keep(~solved & ~pruned)
+
+    def _known(self) -> Tensor:
+        """`(active, slots)` bool: what the working set holds."""
+        known = self.slots.new_zeros(len(self.slots), self.polytopes.slots + 1, dtype=torch.bool)
+        last = torch.where(self.slots >= 0, self.slots, self.polytopes.slots)
+        return known.scatter_(1, last, True)[:, :-1]
 
     def _solve_dense(self, tolerance: float) -> DenseProjection:
         size = DENSE_BLOCK if self.polytopes.block else len(self.active)
@@ -206,7 +216,7 @@ class _Problems:
     def most_violated(self, count: int) -> Tensor:
         """`(active, count)`: slots with the largest excess, `-1` where there are fewer.
 
-        Problems that share a region ask for the same ones.
+        Problems that share a region ask for the same ones, even for some that one of them knows.
         """
         excess = self.excess
         if self.shared > 1:
@@ -216,8 +226,7 @@ class _Problems:
             excess = start.scatter_reduce(0, index, excess, "amax")[member]
             excess[:, : self.polytopes.decisions] = -torch.inf
         values, slots = excess.topk(min(count, excess.shape[1]), dim=1)
-        known = (slots[:, :, None] == self.slots[:, None, :]).any(dim=2)
-        return torch.where((values > 0) & ~known, slots, -1)
+        return torch.where(values > 0, slots, -1)
 
     def _keep(self, which: Tensor) -> None:
         """Go on with the active problems `which` (bool) only."""
