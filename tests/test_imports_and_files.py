@@ -49,7 +49,7 @@ LAYERS = [
     {"training"},
     {"audit"},
     {"report"},
-    {"job"},
+    {"job", "papers"},
     {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

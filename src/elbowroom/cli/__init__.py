@@ -1,4 +1,4 @@
-"""The command line: `elbowroom audit`, `attack`, `certify`, `train`, `data`, `report`."""
+"""The command line: `elbowroom audit`, `attack`, `figure` and the others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from elbowroom.cli.make import data, train
 from elbowroom.cli.measure import audit, report
+from elbowroom.cli.papers import figure
 from elbowroom.cli.single import attack, certify
 from elbowroom.version import __version__
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (audit, attack, certify, report, train, data):
+for function in (audit, attack, certify, figure, report, train, data):
     app.command()(function)
 
 

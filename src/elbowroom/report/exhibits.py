@@ -89,7 +89,7 @@ def sensitivity_views(exhibits: Exhibits, norm: str) -> list[SensitivityView]:
             ]
         else:
             columns = [("original", found.original), ("moved", found.adversarial)]
-            features = _features(columns, found.original, found.adversarial)
+            features = feature_table(columns, found.original, found.adversarial)
         views.append(SensitivityView(found, pictures, features))
     return views
 
@@ -115,7 +115,7 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
                 ("other sample", found.toward),
                 ("result", found.example),
             ]
-            features = _features(columns, found.toward, found.example)
+            features = feature_table(columns, found.toward, found.example)
         logits = _logits(found.target_logits, found.example_logits, classes)
         views.append(
             InvarianceView(
@@ -131,7 +131,8 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
     return views
 
 
-def _features(columns: list[tuple[str, Array]], before: Array, after: Array) -> Features:
+def feature_table(columns: list[tuple[str, Array]], before: Array, after: Array) -> Features:
+    """The features of `columns` (heading, values) that changed most from `before` to `after`."""
     change = (after.astype(np.float64) - before.astype(np.float64)).ravel()
     scale = float(np.abs(change).max(initial=0.0)) or 1.0
     order = np.argsort(-np.abs(change), kind="stable")[:MOST_FEATURES]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -19,7 +19,7 @@ def render(summary: Summary, exhibits: Exhibits) -> str:
     """The page as a string: readable offline, in light and dark, on paper and on a phone."""
     shape = tuple(summary.data.shape)
     return (
-        _environment()
+        environment()
         .get_template("report.html")
         .render(
             summary=summary,
@@ -36,16 +36,19 @@ def render(summary: Summary, exhibits: Exhibits) -> str:
     )
 
 
-def _environment() -> Environment:
-    """Everything is escaped, save the style sheet and scripts that ship with the packages."""
-    environment = Environment(
-        loader=PackageLoader("elbowroom.report"),
+def environment(*packages: str) -> Environment:
+    """Everything is escaped, save the style sheet and scripts that ship with the packages.
+
+    packages: with templates of their own, which can extend and include those of the report.
+    """
+    templates = Environment(
+        loader=ChoiceLoader([PackageLoader(name) for name in (*packages, "elbowroom.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     # Not a number is not JSON: better no page than one whose charts stay empty.
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.filters.update(number=number, percent=percent, count=count, unit=unit)
-    return environment
+    templates.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    templates.filters.update(number=number, percent=percent, count=count, unit=unit)
+    return templates
