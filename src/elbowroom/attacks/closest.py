@@ -30,10 +30,11 @@ START_COST = 48
 GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 15
 FIRST_STEPS, SECOND_STEPS = 20, 20
 KEPT = 4
-VISITS = 6
+# Rounds of visits of all points, and of the nearest one alone after that.
+VISITS, LAST_VISITS = 6, 14
 Q, GAMMA = 0.8, 6.0
 # A sample whose distance falls by less, relatively, over so many rounds of visits leaves the walk.
-GAIN, PATIENCE = 1e-4, 2
+GAIN, PATIENCE = 1e-6, 4
 # Points of a sample this near to each other, in shares of its distance, are in the same basin: only
 # the nearest of them goes on. Where it stands for so many starts, the search is over; it is, too,
 # once a cycle gains less than the first share and ends no farther off than the second.
@@ -211,8 +212,10 @@ class _Stages:
             region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=min(block, REGION_BLOCK),
         )  # fmt: skip
         idle = torch.zeros(len(x), dtype=torch.int64, device=rows.device)
-        for _ in range(VISITS):
-            before = walk.best()[0]
+        for number in range(VISITS + LAST_VISITS):
+            before, first = walk.best()
+            if number >= VISITS:
+                which = torch.zeros_like(which).index_fill_(0, first, True)
             going = lanes[which & (idle < PATIENCE)[rows]]
             if not len(going):
                 break
