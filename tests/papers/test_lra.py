@@ -168,6 +168,12 @@ def test_errors_name_the_remedy(mlp):
         lra.figure_5(unbounded, mlp.x, y, attack=mlp.attack)
     with pytest.raises(ValueError, match="none of 4 samples"):
         lra.figure_5(mlp.clf, mlp.x, (y + 1) % 3, attack=mlp.attack)
+    alike = NearestPoints(points=x.double()[:1], labels=y[:1])
+    for figure in (lra.figure_5, lra_curves.figure_1):
+        with pytest.raises(ValueError, match="no sample has a start: give more data points"):
+            figure(mlp.clf, mlp.x[:1], y[:1], attack=LinearRegion(starts=1, start=alike))
+    with pytest.raises(ValueError, match="no sample has a start"):
+        lra.figure_6(mlp.clf, mlp.x[:1], y[:1], start=alike)
     with pytest.raises(ValueError, match="start=NearestPoints"):
         lra.figure_5(mlp.clf, mlp.x, y, attack=LinearRegion())
 

@@ -63,13 +63,15 @@ class _Job:
         assert isinstance(built, LinearRegion)
         return replace(built, start=self.start())
 
-    def told(self, attack: Attack) -> About:
-        """What the page is about, with the settings of its attack."""
-        facts = [*self.about.facts, ("attack", str(attack))]
-        if isinstance(attack, LinearRegion):
+    def told(self, method: Attack | WorkingSet, shown: int) -> About:
+        """What the page is about, with the method's settings and how many samples it shows."""
+        facts = [*self.about.facts, ("method", str(method))]
+        if not isinstance(method, IterativePerturbation):
             data = self.points()
-            facts.append(("walks start at", f"{data.name}, {data.split} split, {len(data)} points"))
-        return replace(self.about, facts=facts)
+            facts.append(("starts", f"{data.name}, {data.split} split, {len(data)} points"))
+        missing = len(self.x) - shown
+        left = f", {missing} without a start or a result" if missing else ""
+        return replace(self.about, facts=[*facts, ("samples", f"{shown} shown{left}")])
 
     def start(self) -> NearestPoints:
         data = self.points()
@@ -85,7 +87,7 @@ def _figure_5(job: _Job, name: str) -> Made:
     rows = lra.figure_5(job.clf, job.x, job.y, attack=attack, advance=job.advance)
     rows = [replace(row, sample=int(job.numbers[row.sample])) for row in rows]
     scale = grey_scale(job.clf, job.x)
-    page = lra_pages.figure_5_page(rows, job.told(attack), norm=attack.norm, scale=scale)
+    page = lra_pages.figure_5_page(rows, job.told(attack, len(rows)), norm=attack.norm, scale=scale)
     values = [
         {"sample": row.sample, "distances": row.distances.tolist(), "classes": row.classes.tolist()}
         for row in rows
@@ -97,10 +99,11 @@ def _figure_6(job: _Job, name: str) -> Made:
     known = [field.name for field in fields(WorkingSet)]
     if unknown := [option for option in job.options if option not in known]:
         raise ValueError(f"lra-6 has no option {unknown[0]!r}; it has {', '.join(known)}")
-    solver = WorkingSet(**job.options)
+    solver = replace(lra.EXACT, **job.options)
     found = lra.figure_6(job.clf, job.x, job.y, start=job.start(), solver=solver)
     found = replace(found, samples=job.numbers[found.samples.cpu()])
-    page = lra_pages.figure_6_page(found, job.about, scale=grey_scale(job.clf, job.x))
+    about = job.told(solver, len(found.samples))
+    page = lra_pages.figure_6_page(found, about, scale=grey_scale(job.clf, job.x))
     return page, {
         key: getattr(found, key).tolist()
         for key in ("samples", "distances", "apart", "violations", "constraints")
@@ -114,7 +117,8 @@ def _curves(job: _Job, name: str) -> Made:
     else:
         attack = job.attack(CURVES)
         found = lra_curves.figure_2(job.clf, job.x, job.y, attack=attack, advance=job.advance)
-    page = lra_pages.curves_page(found, job.told(attack), name=f"LRA, Fig. {name[-1]}")
+    about = job.told(attack, len(found.samples))
+    page = lra_pages.curves_page(found, about, name=f"LRA, Fig. {name[-1]}")
     statistics = {"median": found.median, "maximum": found.maximum, "mean": found.mean}
     return page, {
         curve: {key: values[place].tolist() for key, values in statistics.items()}
@@ -128,7 +132,10 @@ def _iterated(job: _Job, name: str) -> Made:
     assert isinstance(attack, IterativePerturbation)
     found = bounds.figure_2_5(job.clf, job.x, attack=attack)
     page = bounds.figure_2_5_page(
-        found, job.told(attack), samples=job.numbers.tolist(), scale=grey_scale(job.clf, job.x)
+        found,
+        job.told(attack, len(job.x)),
+        samples=job.numbers.tolist(),
+        scale=grey_scale(job.clf, job.x),
     )
     return page, {"steps": found.steps.T.tolist(), "decisions": found.decisions.T.tolist()}
 

@@ -24,7 +24,10 @@ from elbowroom.norms import L2
 from elbowroom.regions import Polytopes, WorkingSet, decision_towards
 from elbowroom.sampling import SampleRng
 
-EXACT = WorkingSet()
+# Regions next to flat parts of an image are held by many hundred constraints at once.
+EXACT = WorkingSet(capacity=1024)
+
+NO_START = "no sample has a start: give more data points, of other classes"
 
 #: `advance(done, total)`, called after every region that all walks have visited.
 Advance = Callable[[int, int], None]
@@ -135,6 +138,8 @@ def figure_5(
                 regions=rounds,
             )
         )
+    if not rows:
+        raise ValueError(NO_START)
     return rows
 
 
@@ -171,11 +176,11 @@ def figure_6(
     there = goal.met(logits[:, 0])
     kept = (there & found.solved).nonzero().squeeze(1)
     if not bool(there.any()):
-        raise ValueError("no sample has a start: give more data points, of other classes")
+        raise ValueError(NO_START)
     if not len(kept):
         raise ValueError(
-            f"the exact solver finished none of {int(there.sum())} regions: give it more room, "
-            "WorkingSet(capacity=2048)"
+            f"the exact solver finished none of {int(there.sum())} regions: give it more "
+            "capacity, such as 2048, or more rounds"
         )
     excess, both, logits = excess[kept], both[kept], logits[kept]
     slack = torch.where(excess.isfinite(), excess, 0.0).abs().amax(dim=2)

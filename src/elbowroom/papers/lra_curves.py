@@ -16,7 +16,7 @@ from elbowroom.attacks.starts import Starts
 from elbowroom.classifier import Classifier
 from elbowroom.goals import Goal, Misclassified
 from elbowroom.norms import Norm
-from elbowroom.papers.lra import Advance, history, prepare
+from elbowroom.papers.lra import NO_START, Advance, history, prepare
 from elbowroom.sampling import SampleRng
 
 # 0.5 is uniform sampling, as in the paper's predecessor (Croce and Hein 2018).
@@ -122,5 +122,5 @@ def _curves(
     every = torch.stack(curves)
     kept = every[0, 0].isfinite()
     if not bool(kept.any()):
-        raise ValueError("no sample has a start: give more data points, of other classes")
+        raise ValueError(NO_START)
     return Curves(tuple(attacks), right[kept], every[:, :, kept], one.norm)

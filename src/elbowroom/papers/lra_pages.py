@@ -87,7 +87,7 @@ def figure_6_page(
         other, label = (about.label(int(index)) for index in found.classes[row])
         images = (found.lines[row], found.nearest[row])
         frames = []
-        for place, role in enumerate(("line search", "nearest in the region")):
+        for place, role in enumerate(("line search", "nearest")):
             decision = about.label(int(found.decisions[row, place]))
             near = float(found.margins[row, place]) <= ON_BOUNDARY
             text = f"{other}/{label}" if near else decision
