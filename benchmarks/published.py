@@ -28,10 +28,9 @@ def images_of(model: str) -> int:
     return 16 if MODELS[model].published else 2
 
 
-def methods() -> dict[str, Ours]:
-    """Both attacks; the published one starts from the training set."""
-    train = data.load("mnist", "train")
-    published = attacks.LinearRegion.published(train.x, train.y)
+def methods(points: torch.Tensor, labels: torch.Tensor) -> dict[str, Ours]:
+    """Both attacks; the published one starts from the training set `points`, `labels`."""
+    published = attacks.LinearRegion.published(points, labels)
     return {PUBLISHED: Ours(published), DEFAULT: Ours(attacks.Closest())}
 
 
@@ -69,6 +68,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     store = Store(options.out)
+    train = data.load("mnist", "train")
     rows = []
     for model in options.models:
         try:
@@ -76,7 +76,7 @@ def main() -> None:
         except (FileNotFoundError, ValueError) as error:
             print(f"{model}: left out: {error}", flush=True)
             continue
-        for name, method in methods().items():
+        for name, method in methods(train.x, train.y).items():
             run_unit(store, model, name, method, problem, options.chunk)
         rows.append(row(store, model, problem))
     header = [
