@@ -140,13 +140,12 @@ class RegionWalk:
 
     def _remember(self, polytopes: Polytopes, lanes: Tensor, multipliers: Tensor) -> None:
         """Keep the constraints that held the optimum: they are a guess for regions nearby."""
-        multipliers = multipliers.clone()
-        multipliers[:, : polytopes.decisions] = 0
+        multipliers = multipliers[:, polytopes.decisions :]
         if self.guess.shape[1] == 0:
             width = min(GUESS, multipliers.shape[1])
             self.guess = torch.full((len(self.x), width), -1, device=self.x.device)
         values, slots = multipliers.topk(self.guess.shape[1], dim=1)
-        new = torch.where(values > 0, slots, -1)
+        new = torch.where(values > 0, slots + polytopes.decisions, -1)
         kept = (values > 0).any(dim=1, keepdim=True)
         self.guess[lanes] = torch.where(kept, new, self.guess[lanes])
 

@@ -116,14 +116,14 @@ class Polytopes:
         """How many slots a sample has, empty ones included."""
         return sum(block.count for block in self.blocks)
 
-    @cached_property
+    @property
     def offset(self) -> Tensor:
         """`(N, slots)`: the part of the excess beyond the nodes' values; `-inf` if empty."""
         return torch.cat([block.offset.to(self.graph.dtype) for block in self.blocks], dim=1)
 
     def count(self) -> Tensor:
         """`(N,)`: how many constraints each polytope has, empty slots not counted."""
-        return (self.offset > -torch.inf).sum(dim=1)
+        return torch.stack([(b.offset > -torch.inf).sum(dim=1) for b in self.blocks]).sum(dim=0)
 
     def excess(self, z: Tensor) -> Tensor:
         """`A z - b` `(N, slots)` at `z` `(N, *shape)`: positive where a constraint is violated.
@@ -132,19 +132,26 @@ class Polytopes:
         """
         self.clf.cost += Cost(jvp=len(z))
         with torch.no_grad():
-            return self._in_blocks(lambda some, z: some._push(some.affine.values(z)), z).add_(
-                self.offset
-            )
+            return self._in_blocks(lambda some, z: some._push(some.affine.values(z), True), z)
 
     def push(self, v: Tensor) -> Tensor:
         """`A v` `(N, slots)` for directions `v` `(N, *shape)`; 0 in empty slots. One JVP."""
         self.clf.cost += Cost(jvp=len(v))
         with torch.no_grad():
-            product = self._in_blocks(lambda some, v: some._push(some.affine.tangents(v)), v)
-            return product.masked_fill_(self.offset == -torch.inf, 0.0)
+            return self._in_blocks(lambda some, v: some._push(some.affine.tangents(v), False), v)
 
-    def _push(self, values: Sequence[Tensor]) -> Tensor:
-        return torch.cat([block.push(values[block.source]) for block in self.blocks], dim=1)
+    def _push(self, values: Sequence[Tensor], with_offset: bool) -> Tensor:
+        """`(N, slots)`, filled part by part: a large network has more slots than features."""
+        product = values[0].new_empty(len(self), self.slots)
+        counts = [block.count for block in self.blocks]
+        for block, part in zip(self.blocks, torch.split(product, counts, dim=1), strict=True):
+            part.copy_(block.push(values[block.source]))
+            offset = block.offset
+            if with_offset:
+                part += offset
+            else:
+                part.masked_fill_(offset == -torch.inf, 0.0)
+        return product
 
     def pull(self, mu: Tensor) -> Tensor:
         """`A' mu` `(N, *shape)` for multipliers `mu` `(N, slots)`, 0 in empty slots. One VJP."""
@@ -168,13 +175,14 @@ class Polytopes:
         samples, per_sample = slots.shape
         flat = slots.flatten()
         owners = torch.arange(samples, device=slots.device).repeat_interleave(per_sample)
-        there = (flat >= 0) & (self.offset[owners, flat.clamp(min=0)] > -torch.inf)
-        self.clf.cost += Cost(vjp=int(there.sum()))
         rows = self.decision.new_zeros(len(flat), *self.graph.input_shape)
         first = 0
         for block in self.blocks:
-            inside = there & (flat >= first) & (flat < first + block.count)
-            where = inside.nonzero().squeeze(1)
+            where = ((flat >= first) & (flat < first + block.count)).nonzero().squeeze(1)
+            if len(where):
+                there = block.offset[owners[where], flat[where] - first] > -torch.inf
+                where = where[there]
+            self.clf.cost += Cost(vjp=len(where))
             for chosen, real in blocks(len(where), self.rows_at_once, slots.device):
                 owner, slot = owners[where[chosen]], flat[where[chosen]] - first
                 one_hot = rows.new_zeros(len(owner), block.count).scatter_(1, slot[:, None], 1.0)

@@ -126,7 +126,7 @@ class _Problems:
         self.rows = flat.new_zeros(count, 0, flat.shape[1])
         self.bounds = flat.new_zeros(count, 0)
         self.mu = flat.new_zeros(count, 0)
-        self.excess_at_x = self.excess = polytopes.excess(x)
+        self.excess = polytopes.excess(x)
         self.z = flat
         self.value = flat.new_zeros(count)
         self.violation = flat.new_full((count,), torch.inf)
@@ -139,6 +139,7 @@ class _Problems:
 
         own: whether their rows differ among the problems that share a region.
         """
+        slots = F.pad(slots, (0, -slots.shape[1] % LINE), value=-1)
         if own or self.shared == 1:
             rows = self.polytopes.rows(slots)
         else:
@@ -146,10 +147,14 @@ class _Problems:
             leader = torch.searchsorted(member, torch.arange(len(group), device=slots.device))
             rows = self.polytopes.take(leader).rows(slots[leader])[member]
         rows = rows.double().flatten(2)
-        products = (rows * self.origin[self.active][:, None]).sum(dim=2)
-        known = self.excess_at_x.gather(1, slots.clamp(min=0)).double()
-        # An empty slot has a zero row, which is ignored with any bound that is not negative.
-        bounds = torch.where((slots >= 0) & known.isfinite(), products - known, 1.0)
+        # `a . z - b` is the excess: where z is now.
+        known = self.excess.gather(1, slots.clamp(min=0)).double()
+        there = (slots >= 0) & known.isfinite()
+        products = (rows * self.z[self.active].to(self.x).double()[:, None]).sum(dim=2)
+        # What is empty, or known to this one of several problems, becomes a zero row.
+        bounds = torch.where(there, products - known, 1.0)
+        slots = torch.where(there, slots, -1)
+        rows = rows * there[..., None]
         self.slots = torch.cat([self.slots, slots], dim=1)
         self.rows = torch.cat([self.rows, rows], dim=1)
         self.bounds = torch.cat([self.bounds, bounds], dim=1)
@@ -186,11 +191,14 @@ class _Problems:
         count, features = self.rows.shape[1:]
         more, wide = -count % LINE, -features % LINE
         lower, upper = F.pad(self.lower, (0, wide)), F.pad(self.upper, (0, wide))
+        everything = self.rows
+        if more or wide:
+            everything = F.pad(everything, (0, wide, 0, more))
         parts = []
         for rows, real in blocks(len(self.active), size, self.x.device):
             which = self.active[rows]
             part = project_dense(
-                F.pad(self.origin[which], (0, wide)), F.pad(self.rows[rows], (0, wide, 0, more)),
+                F.pad(self.origin[which], (0, wide)), everything[rows],
                 F.pad(self.bounds[rows], (0, more), value=1.0), lower, upper,
                 F.pad(self.mu[rows], (0, more)), ceiling=self.limit[which], tolerance=tolerance,
             )  # fmt: skip
@@ -237,17 +245,17 @@ class _Problems:
         rows = which.nonzero().squeeze(1)
         self.active = self.active[rows]
         self.polytopes = self.polytopes.take(rows)
-        self.excess_at_x, self.excess = self.excess_at_x[rows], self.excess[rows]
+        self.excess = self.excess[rows]
         self.slots, self.rows = self.slots[rows], self.rows[rows]
         self.bounds, self.mu = self.bounds[rows], self.mu[rows]
 
     def result(self) -> Projection:
         self._keep(torch.zeros_like(self.active, dtype=torch.bool))
         infeasible = self.value > self.farthest
-        multipliers = self.origin.new_zeros(len(self.x), self.excess_at_x.shape[1])
+        multipliers = self.origin.new_zeros(len(self.x), self.excess.shape[1])
         for which, slots, mu in self.held:
-            some = torch.zeros_like(multipliers[which])
-            multipliers[which] = some.scatter_add(1, slots.clamp(min=0), mu)
+            at = (which[:, None].expand_as(slots), slots.clamp(min=0))
+            multipliers.index_put_(at, mu, accumulate=True)
         return Projection(
             z=self.z.to(self.x.dtype).view_as(self.x),
             solved=self.solved,
