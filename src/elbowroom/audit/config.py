@@ -127,7 +127,7 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
             ),
         }
     # Part of the default budget: on ordinary networks more gains little.
-    methods["closest"] = attack("closest", norm=name, budget=1000)
+    methods["closest"] = attack("closest", norm=name, budget=500)
     if why_uncertified(clf, x, norm) is None:
         methods["global-lipschitz"] = MethodConfig(
             kind="certificate", method="global-lipschitz", options={"norm": name}
