@@ -42,7 +42,7 @@ def row(store: Store, model: str, problem: Problem) -> list[str]:
     published, default = (unit for unit in units if unit is not None)
     count = len(problem.x)
     found = compare(published.columns["distance"][:count], default.columns["distance"][:count])
-    seconds = [unit.per_sample("seconds") for unit in (published, default)]
+    seconds = [unit.per_sample("cpu_seconds") for unit in (published, default)]
     return [
         f"{model} ({count})",
         f"{found.mean_first:.4f}",
@@ -81,7 +81,7 @@ def main() -> None:
         rows.append(row(store, model, problem))
     header = [
         "model (images)", "mean L2 published", "mean L2 default", "worst excess", "over 1 %",
-        "s published", "s default", "ratio",
+        "CPU s published", "CPU s default", "ratio",
     ]  # fmt: skip
     text = markdown(header, rows)
     print(text)
