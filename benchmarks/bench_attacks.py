@@ -20,7 +20,7 @@ from elbowroom.norms import L2
 from elbowroom.results import Cost
 from rivals import FIRST_RADIUS, RADIUS_ROUNDS, RIVALS, CountedNetwork, Rival
 
-CLOSEST_BUDGETS = (200, 500, 1500, 3000, 6000, 12000)
+CLOSEST_BUDGETS = (100, 200, 500, 1500, 3000, 6000, 12000)
 """Budgets at which `closest`, the default attack, is measured."""
 
 LINE_SEARCH_STEPS = Attack.line_search_steps

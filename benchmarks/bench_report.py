@@ -111,8 +111,8 @@ def _model_tables(result: Result) -> str:
             f"## {result.model}",
             f"The first {len(best)} correctly classified of {result.images} test images. Best of "
             f"all attacks: mean {best.mean():.4f}, median {np.median(best):.4f}. Mean and gap are "
-            "over what was found; passes and seconds are per sample, with the line search; attacks are "
-            "compared by CPU seconds, which other work on the machine disturbs least.",
+            "over what was found; passes and seconds are per sample, with the line search. Attacks "
+            "are compared by CPU seconds, which other work on the machine disturbs least.",
             markdown(header, rows),
             "Robust accuracy, upper bounds (in the order of the table above):",
             _robust_accuracy(result),

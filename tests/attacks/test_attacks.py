@@ -38,7 +38,7 @@ EVERY: list[Attack] = [
     FMN(steps=20), APGD(eps=2.0, steps=10), FAB(steps=10),
     BoundaryWalk(steps=20, restarts=2), IterativePerturbation(), HotCold(runner_ups=2),
     LBFGS(steps=10, search_steps=5), LinearRegion(starts=2, regions=2),
-    LinearRegion(norm=Linf, starts=1, regions=1), Closest(budget=200),
+    LinearRegion(norm=Linf, starts=1, regions=1), Closest(budget=500),
     Closest(norm=Linf, budget=200),
 ]  # fmt: skip
 

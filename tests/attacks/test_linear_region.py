@@ -17,7 +17,7 @@ from elbowroom.regions import Accelerated, LinearPrograms, Polytopes, WorkingSet
 from oracles.linear import LinearModel
 from oracles.polytopes import Aligned, classifier, shape_of
 
-ATTACKS = [LinearRegion(starts=3, regions=4), Closest(budget=200)]
+ATTACKS = [LinearRegion(starts=3, regions=4), Closest(budget=500)]
 by_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
 
 

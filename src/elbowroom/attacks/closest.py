@@ -18,34 +18,42 @@ from elbowroom.attacks.starts import Towards
 from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.graph import UnsupportedOperationError
-from elbowroom.norms import L2, Norm, per_sample
+from elbowroom.norms import L2, Norm
 from elbowroom.optimise import Best
 from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
 # A cycle and its plan, in gradient steps: each stage keeps the nearest points, and a visit to a
-# region costs about 16 steps. Measured on the networks of the LRA paper.
+# region costs about 16 steps where it takes few rows. Measured on the networks of the LRA paper.
 CYCLE = 1500
 START_COST = 48
 GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 15
-FIRST_STEPS, SECOND_STEPS = 20, 20
-KEPT = 4
-# Rounds of visits of all points, and of the nearest one alone after that.
-VISITS, LAST_VISITS = 6, 14
+STEPS, ROUNDS = 20, 5
+KEPT, LEAST_KEPT = 4, 2
+# Rounds of visits of all points, the first of them of the nearest one only, which shows what a
+# visit costs; and of the nearest one alone after that.
+VISITS, LAST_VISITS = 7, 14
+VISIT_COST, ROW_COST = 8, 2
+LEAST_BUDGET = 400  # with less, more steps along the boundary gain more than a visit
 Q, GAMMA = 0.8, 6.0
+# After the last cycle, so many points make a few visits more, and the nearest one more than that:
+# one per so much of the budget, and no more than that share of it in all.
+FINALISTS, FINAL_VISITS, BUDGET_PER_VISIT, FINAL_SHARE = 3, 10, 150, 5
+# A walk along the boundary that gains less, relatively, in a round ends.
+WALK_GAIN = 1e-3
 # A sample whose distance falls by less, relatively, over so many rounds of visits leaves the walk.
-GAIN, PATIENCE = 1e-6, 4
+GAIN, PATIENCE, LAST_PATIENCE = 1e-6, 4, 8
 # Points of a sample this near to each other, in shares of its distance, are in the same basin: only
 # the nearest of them goes on. Where it stands for so many starts, the search is over; it is, too,
 # once a cycle gains less than the first share and ends no farther off than the second.
 SAME_BASIN, ENOUGH = 0.05, 4
 NO_GAIN, AGREEMENT = 1e-3, 1e-2
-# Points that the network sees at once where it is small; else as many as there are samples. A
-# processor gains nothing from more, and the last block is padded.
-BLOCK, REGION_BLOCK = 128, 32
+# Points that the network sees at once where it is small; else at most as many as there are samples.
+# A processor gains nothing from more, and the last block is padded.
+BLOCK = 32
 VALUES_AT_ONCE = 2**22
-# Streams of random numbers: which stage of which cycle draws from them.
-STARTS, VISITING, STAGES = 1, 2, 3
+# Streams of random numbers: which stage of which cycle draws from them, or the end of all.
+FINISHING, STARTS, VISITING, STAGES = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +64,8 @@ class Closest(Attack):
     which one an attack ends in depends on its start. So there are many: short `FAB` runs towards
     the strongest other classes, and random smooth patterns. From all of them `BoundaryWalk`
     goes a little way, the nearest ones go on, and the nearest of these end in the walk
-    through linear regions of `LinearRegion`, which is exact in each region. Networks without
-    linear regions, and the norms L1 and Linf, get a longer walk along the boundary instead.
+    through linear regions of `LinearRegion`, which is exact in each region. Budgets below 400,
+    networks without linear regions, and the norms L1 and Linf do without that.
 
     That is done in cycles, each with new random starts, until two cycles agree or the budget is
     spent.
@@ -74,25 +82,24 @@ class Closest(Attack):
         stages = _Stages(
             clf, self.norm, self.norm == L2 and _has_regions(clf, x, goal), _batch(clf, x)
         )
-        point = x.clone()
-        distance = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
+        cycles = math.ceil(self.budget / CYCLE)
+        points = x[:, None].repeat(1, cycles, *[1] * (x.ndim - 1))  # the nearest of each cycle
+        distance = torch.full((len(x), cycles), torch.inf, dtype=torch.float64, device=x.device)
         going = torch.arange(len(x), device=x.device)
-        left, cycle = self.budget, 0
-        while left > 0 and len(going):
-            starts = max(2, min(left, CYCLE) // START_COST)
+        for cycle in range(cycles):
+            starts = max(2, min(self.budget - cycle * CYCLE, CYCLE) // START_COST)
             found, length, sure = stages.run(
                 x[going], goal.take(going), starts, rng.take(going), cycle
             )
-            before = distance[going]
-            better = length < before
-            new = better | (before.isinf() & length.isinf())
-            point[going] = torch.where(per_sample(new, found), found, point[going])
-            distance[going] = torch.minimum(length, before)
+            before = distance[going].amin(dim=1)
+            points[going, cycle], distance[going, cycle] = found, length
             agree = (length >= (1 - NO_GAIN) * before) & (length <= (1 + AGREEMENT) * before)
             agree &= before.isfinite()
             going = going[~(agree | sure)]
-            left, cycle = left - CYCLE, cycle + 1
-        return point
+            if not len(going):
+                break
+        nearest = _Points(points.flatten(0, 1), _repeat(x, cycles), distance.flatten())
+        return stages.finish(x, goal, nearest, rng, self.budget)
 
 
 @dataclass
@@ -134,6 +141,35 @@ class _Points:
 
 
 @dataclass(frozen=True)
+class _Visits:
+    """Rounds of visits to regions: from `all` points, then from the `nearest` of a sample alone.
+
+    patience:  rounds without a gain after which a sample is left alone.
+    allowance: what a sample may spend, in gradient steps. Where visits cost more, fewer points
+               make them.
+    """
+
+    all: int
+    nearest: int
+    patience: int
+    allowance: int
+
+    def places(self, number: int, visited: Tensor, rows: Tensor) -> Tensor:
+        """How many points of each sample `(N,)` make a visit in round `number`.
+
+        visited, rows: `(N,)`: the regions of each so far, and the constraints computed in them.
+        """
+        spent = VISIT_COST * visited + ROW_COST * rows
+        left = (self.allowance - spent).clamp(min=0)
+        affordable = torch.ceil(left * visited / spent.clamp(min=1)).long()
+        if number >= self.all:
+            return affordable.clamp(max=1)
+        rounds = self.all - number
+        several = torch.div(affordable + rounds - 1, rounds, rounding_mode="floor")
+        return torch.where(visited > 0, several, 1)
+
+
+@dataclass(frozen=True)
 class _Stages:
     """The stages of a cycle. regions: whether to walk through them; block: points at once."""
 
@@ -147,16 +183,28 @@ class _Stages:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest point of each sample, its distance `(N,)`, and whether that is sure."""
         block = min(self.block, len(x) * starts)
-        kept = math.ceil(starts / KEPT)
+        kept = max(LEAST_KEPT, math.ceil(starts / KEPT))
         points = self._start(x, goal, starts, rng, cycle, block)
-        points = self._walk(x, goal, points, FIRST_STEPS, block).nearest(kept)
-        steps = SECOND_STEPS if self.regions else SECOND_STEPS + 16 * VISITS
-        points = self._walk(x, goal, points, steps, block)
+        points = self._walk(x, goal, points, STEPS, 1, block).nearest(kept)
+        points = self._walk(x, goal, points, STEPS, ROUNDS, block)
         standing = points.basins(x)
-        if self.regions:
-            points = self._visit_regions(x, goal, points, standing > 0, rng, cycle, block)
+        if self.regions and starts * START_COST >= LEAST_BUDGET:
+            visits = _Visits(VISITS, LAST_VISITS, PATIENCE, starts * START_COST)
+            stream = STAGES * cycle + VISITING
+            points = self._visit_regions(x, goal, points, standing > 0, visits, rng, stream, block)
         best = points.nearest(1)
         return best.point, best.distance, standing.view(len(x), -1).amax(dim=1) >= ENOUGH
+
+    def finish(self, x: Tensor, goal: Goal, points: _Points, rng: SampleRng, budget: int) -> Tensor:
+        """Walk on from the nearest of `points`, where there are regions: `(N, *shape)`."""
+        if self.regions and budget >= LEAST_BUDGET:
+            points = points.nearest(FINALISTS)
+            every = torch.ones_like(points.rows, dtype=torch.bool)
+            visits = budget // BUDGET_PER_VISIT
+            plan = _Visits(min(FINAL_VISITS, visits), visits, LAST_PATIENCE, budget // FINAL_SHARE)
+            block = min(self.block, len(points.rows))
+            points = self._visit_regions(x, goal, points, every, plan, rng, FINISHING, block)
+        return points.nearest(1).point
 
     def _start(
         self, x: Tensor, goal: Goal, count: int, rng: SampleRng, cycle: int, block: int
@@ -183,46 +231,63 @@ class _Stages:
         nowhere = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=x.device)
         return _Points(found.flatten(0, 1), rows, nowhere)
 
-    def _walk(self, x: Tensor, goal: Goal, points: _Points, steps: int, block: int) -> _Points:
-        """Walk along the boundary from every point; one that comes no nearer stays."""
+    def _walk(
+        self, x: Tensor, goal: Goal, points: _Points, steps: int, rounds: int, block: int
+    ) -> _Points:
+        """Walk along the boundary from every point, in rounds of `steps`, as long as it pays.
+
+        A point that comes no nearer stays; one that gains little ends its walk.
+        """
         walk = BoundaryWalk(norm=self.norm, steps=steps)
-        found, distances = [], []
-        for part, real in blocks(len(points.rows), block, x.device):
-            rows = points.rows[part]
-            best = Best(x[rows], self.norm)
-            walk.walk(self.clf, x[rows], goal.take(rows), points.point[part], best)
-            found.append(best.point[:real])
-            distances.append(best.distance[:real])
-        distance = torch.cat(distances)
-        better = per_sample(distance < points.distance, x)
-        point = torch.where(better, torch.cat(found), points.point)
-        return _Points(point, points.rows, torch.minimum(distance, points.distance))
+        point, distance = points.point.clone(), points.distance.clone()
+        going = torch.arange(len(distance), device=x.device)
+        for _ in range(rounds):
+            before = distance[going]
+            for part, real in blocks(len(going), block, x.device):
+                lanes = going[part]
+                rows = points.rows[lanes]
+                best = Best(x[rows], self.norm)
+                walk.walk(self.clf, x[rows], goal.take(rows), point[lanes], best)
+                came = (best.distance[:real] < distance[lanes[:real]]).nonzero().squeeze(1)
+                point[lanes[came]] = best.point[came]
+                distance[lanes[came]] = best.distance[came]
+            going = going[distance[going] < before * (1 - WALK_GAIN)]
+            if not len(going):
+                break
+        return _Points(point, points.rows, distance)
 
     def _visit_regions(
-        self, x: Tensor, goal: Goal, points: _Points, which: Tensor, rng: SampleRng, cycle: int,
-        block: int,
+        self, x: Tensor, goal: Goal, points: _Points, which: Tensor, visits: _Visits,
+        rng: SampleRng, stream: int, block: int,
     ) -> _Points:  # fmt: skip
         """Walk on through linear regions from `which` points, as long as that pays for a sample."""
         rows = points.rows
         count = len(rows) // len(x)
         lanes = torch.arange(len(rows), device=rows.device)
-        streams = rng.children(rows, lanes % count, STAGES * cycle + VISITING)
+        streams = rng.children(rows, lanes % count, stream)
         walk = RegionWalk(
             self.clf, x[rows], goal.take(rows), points.point, rows, streams,
-            region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=min(block, REGION_BLOCK),
+            region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=block,
         )  # fmt: skip
         idle = torch.zeros(len(x), dtype=torch.int64, device=rows.device)
-        for number in range(VISITS + LAST_VISITS):
-            before, first = walk.best()
-            if number >= VISITS:
-                which = torch.zeros_like(which).index_fill_(0, first, True)
-            going = lanes[which & (idle < PATIENCE)[rows]]
+        for number in range(visits.all + visits.nearest):
+            before = walk.best()[0]
+            distance = torch.where(which, walk.distance, torch.inf).view(len(x), count)
+            rank = distance.argsort(dim=1, stable=True).argsort(dim=1).flatten()
+            places = visits.places(number, _total(walk.regions, rows), _total(walk.rows, rows))
+            places = torch.where(idle < visits.patience, places, 0)
+            going = lanes[which & (rank < places[rows])]
             if not len(going):
                 break
             for part in torch.split(going, block):
                 walk.step(part)
             idle = torch.where(walk.best()[0] < before * (1 - GAIN), 0, idle + 1)
         return _Points(walk.point, rows, walk.distance)
+
+
+def _total(of_points: Tensor, rows: Tensor) -> Tensor:
+    """`(N,)`: the sum over the points of each sample."""
+    return of_points.new_zeros(int(rows[-1]) + 1).index_add_(0, rows, of_points)
 
 
 def _repeat(x: Tensor, count: int) -> Tensor:
@@ -239,10 +304,10 @@ def _has_regions(clf: Classifier, x: Tensor, goal: Goal) -> bool:
 
 
 def _batch(clf: Classifier, x: Tensor) -> int:
-    """Points at a time: as many as there are samples, or more where the network is small."""
+    """Points at a time, where the network is large at most as many as there are samples."""
     try:
         nodes = clf.graph(x.shape[1:]).nodes
     except UnsupportedOperationError:
         return len(x)
     small = VALUES_AT_ONCE // sum(math.prod(node.shape) for node in nodes)
-    return max(min(small, BLOCK), len(x))
+    return min(BLOCK, max(small, len(x)))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from elbowroom.attacks.base import Attack
-from elbowroom.attacks.region_walk import RegionWalk
+from elbowroom.attacks.region_walk import RegionSolver, RegionWalk, Solved
 from elbowroom.attacks.starts import NearestPoints, Starts, Towards
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
@@ -23,14 +22,6 @@ from elbowroom.sampling import SampleRng
 # Most regions are left before the last round; a better point elsewhere beats the last digits.
 QUICK = WorkingSet(rounds=5, tolerance=1e-6)
 FROM_GRADIENTS = Towards()
-
-
-class RegionSolver(Protocol):
-    """Finds the nearest point of a region; see `RegionWalk` for the arguments."""
-
-    def __call__(
-        self, polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
-    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass(frozen=True)
@@ -168,21 +159,21 @@ def region_solver(solver: WorkingSet | Accelerated, norm: Norm, streams: SampleR
 
     def exact(
         polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Solved:
         assert isinstance(solver, WorkingSet)
         found = solver(polytopes, x, ceiling=ceiling, guess=guess)
-        return found.iterates, found.multipliers
+        return Solved(found.iterates, found.multipliers, found.rows)
 
     def approximate(
         polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> Solved:
         assert isinstance(solver, Accelerated)
-        return solver(polytopes, x, streams.take(lanes), ceiling=ceiling).z[None], None
+        return Solved(solver(polytopes, x, streams.take(lanes), ceiling=ceiling).z[None])
 
     def programs(
         polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        return LinearPrograms(norm=norm)(polytopes, x).z[None], None
+    ) -> Solved:
+        return Solved(LinearPrograms(norm=norm)(polytopes, x).z[None])
 
     if norm != L2:
         return programs

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,13 +18,37 @@ from elbowroom.regions import Polytopes, decision_towards
 from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
-# `solve(polytopes, x, ceiling, guess, lanes)`: candidates `(C, P, *shape)` and multipliers
-# `(P, slots)`, or None.
-Solve = Callable[[Polytopes, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-
 SECANTS = 8
 GUESS = 48
 JUST_BELOW = 1 - 1e-6
+
+
+@dataclass(frozen=True)
+class Solved:
+    """What a solver has to say about P regions.
+
+    candidates:  `(C, P, *shape)`, points to try, the last ones the best.
+    multipliers: `(P, slots)`, which constraints hold the optimum, where that is known.
+    rows:        `(P,)`, how many rows of the constraints had to be computed, where it is counted.
+    """
+
+    candidates: Tensor
+    multipliers: Tensor | None = None
+    rows: Tensor | None = None
+
+
+class RegionSolver(Protocol):
+    """Finds the nearest points of regions.
+
+    polytopes, x: P regions, and the points `(P, *shape)` to come near to.
+    ceiling:      `(P,)`: distances of no interest from there on.
+    guess:        `(P, G)`: slots that held the optimum of a region nearby, `-1` for none.
+    lanes:        `(P,)`: the lane of each.
+    """
+
+    def __call__(
+        self, polytopes: Polytopes, x: Tensor, ceiling: Tensor, guess: Tensor, lanes: Tensor
+    ) -> Solved: ...
 
 
 class RegionWalk:
@@ -33,6 +59,10 @@ class RegionWalk:
     groups: `(L,)`: lanes of one group look for the same thing: what cannot beat the best of
             them is not finished, and a region is visited once.
     rng:    one stream a lane.
+
+    What is known of each lane: `point`, `distance` `(L,)` (float64, `inf` if it stands still),
+    `towards` (the class whose boundary it is at), `regions` it has visited, `rows` of constraints
+    that this took.
     """
 
     def __init__(
@@ -43,7 +73,7 @@ class RegionWalk:
         points: Tensor,
         groups: Tensor,
         rng: SampleRng,
-        solve: Solve,
+        solve: RegionSolver,
         *,
         norm: Norm = L2,
         q: float,
@@ -60,6 +90,7 @@ class RegionWalk:
         self.guess = torch.full((len(x), 0), -1, device=x.device)
         self.visited: list[set[tuple[int, int]]] = [set() for _ in range(len(x))]
         self.regions = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        self.rows = torch.zeros_like(self.regions)
 
     @staticmethod
     def _rival(logits: Tensor, goal: Goal) -> Tensor:
@@ -98,12 +129,12 @@ class RegionWalk:
         polytopes, lanes = polytopes.take(fresh), lanes[fresh]
         self.regions[lanes] += 1
         ceiling = self.best()[0][self.groups[lanes]]
-        candidates, multipliers = self.solve(
-            polytopes, self.x[lanes], ceiling, self.guess[lanes], lanes
-        )
-        if multipliers is not None:
-            self._remember(polytopes, lanes, multipliers)
-        self._offer(candidates, lanes)
+        solved = self.solve(polytopes, self.x[lanes], ceiling, self.guess[lanes], lanes)
+        if solved.rows is not None:
+            self.rows[lanes] += solved.rows
+        if solved.multipliers is not None:
+            self._remember(polytopes, lanes, solved.multipliers)
+        self._offer(solved.candidates, lanes)
 
     def _unvisited(self, polytopes: Polytopes, lanes: Tensor) -> Tensor:
         """Positions of the lanes whose region, with its decision, is new to their group."""

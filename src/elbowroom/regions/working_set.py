@@ -37,6 +37,7 @@ class Projection:
     violation:  `(P,)`: largest excess over a constraint at `z`.
     iterates:   `(rounds, P, *shape)`: the points of every round; the last is `z`.
     multipliers: `(P, slots)`, float64: what holds the optimum; `lower` follows from them.
+    rows:       `(P,)`: how many rows were computed for each, one VJP a row.
     """
 
     z: Tensor
@@ -46,6 +47,7 @@ class Projection:
     violation: Tensor
     iterates: Tensor
     multipliers: Tensor
+    rows: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,7 @@ class _Problems:
         self.value = flat.new_zeros(count)
         self.violation = flat.new_full((count,), torch.inf)
         self.solved = torch.zeros(count, dtype=torch.bool, device=x.device)
+        self.computed = torch.zeros(count, dtype=torch.int64, device=x.device)
         self.iterates: list[Tensor] = []
         self.held: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -155,6 +158,7 @@ class _Problems:
         bounds = torch.where(there, products - known, 1.0)
         slots = torch.where(there, slots, -1)
         rows = rows * there[..., None]
+        self.computed[self.active] += there.sum(dim=1)
         self.slots = torch.cat([self.slots, slots], dim=1)
         self.rows = torch.cat([self.rows, rows], dim=1)
         self.bounds = torch.cat([self.bounds, bounds], dim=1)
@@ -264,4 +268,5 @@ class _Problems:
             violation=self.violation,
             iterates=torch.stack(self.iterates).to(self.x.dtype).view(-1, *self.x.shape),
             multipliers=multipliers,
+            rows=self.computed,
         )
