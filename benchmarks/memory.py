@@ -36,7 +36,7 @@ WORK = {
     "forward-backward": None,
     "LinearRegion, 1 start": LinearRegion(starts=1, regions=1),
     "LinearRegion, 9 starts": LinearRegion(starts=9, regions=1),
-    "Closest": Closest(budget=200),
+    "Closest": Closest(budget=500),
 }
 
 

@@ -35,7 +35,7 @@ from bench_tables import markdown
 from elbowroom import Classifier, data, models, training
 from elbowroom.attacks import Towards
 from elbowroom.attacks.linear_region import QUICK
-from elbowroom.attacks.region_walk import RegionWalk
+from elbowroom.attacks.region_walk import RegionWalk, Solved
 from elbowroom.goals import Misclassified
 from elbowroom.norms import L2
 from elbowroom.regions import Accelerated, Polytopes, WorkingSet
@@ -103,7 +103,7 @@ def regions(
     def solve(polytopes, x, ceiling, guess, lanes):
         seen.append((polytopes, x))
         found = QUICK(polytopes, x, ceiling=ceiling, guess=guess)
-        return found.iterates, found.multipliers
+        return Solved(found.iterates, found.multipliers)
 
     walk = RegionWalk(
         clf, x[rows], goal.take(rows), points, rows, rng.children(rows, lanes % STARTS), solve,

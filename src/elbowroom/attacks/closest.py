@@ -20,7 +20,7 @@ from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.norms import L2, Norm
 from elbowroom.optimise import Best
-from elbowroom.regions.padded import blocks
+from elbowroom.regions.padded import blocks, points_at_once
 from elbowroom.sampling import SampleRng
 
 # A cycle and its plan, in gradient steps: each stage keeps the nearest points, and a visit to a
@@ -48,10 +48,9 @@ GAIN, PATIENCE, LAST_PATIENCE = 1e-6, 4, 8
 # once a cycle gains less than the first share and ends no farther off than the second.
 SAME_BASIN, ENOUGH = 0.05, 4
 NO_GAIN, AGREEMENT = 1e-3, 1e-2
-# Points that the network sees at once where it is small; else at most as many as there are samples.
-# A processor gains nothing from more, and the last block is padded.
+# Points that the network sees at once, at most: a processor gains nothing from more, and the last
+# block is padded.
 BLOCK = 32
-VALUES_AT_ONCE = 2**22
 # Streams of random numbers: which stage of which cycle draws from them, or the end of all.
 FINISHING, STARTS, VISITING, STAGES = 0, 1, 2, 3
 
@@ -80,7 +79,10 @@ class Closest(Attack):
         if not isinstance(goal, Misclassified | ClassifiedAs):
             raise ValueError(f"Closest cannot aim at {type(goal).__name__}")
         stages = _Stages(
-            clf, self.norm, self.norm == L2 and _has_regions(clf, x, goal), _batch(clf, x)
+            clf,
+            self.norm,
+            self.norm == L2 and _has_regions(clf, x, goal),
+            points_at_once(clf, x, BLOCK),
         )
         cycles = math.ceil(self.budget / CYCLE)
         points = x[:, None].repeat(1, cycles, *[1] * (x.ndim - 1))  # the nearest of each cycle
@@ -215,7 +217,7 @@ class _Stages:
         guided = 0 if cycle else min(math.ceil(GRADIENT_SHARE * count), classes - 1)
         found = x[:, None, ...][:, :0]
         if guided:
-            towards = Towards(attack=FAB(steps=GRADIENT_STEPS), batch=block)
+            towards = Towards(attack=FAB(steps=GRADIENT_STEPS), batch=BLOCK)
             found = towards.find(self.clf, x, goal, guided, rng, self.norm)
         rows = _repeat(x, count - guided)
         numbers = torch.arange(len(rows), device=x.device) % (count - guided)
@@ -279,8 +281,7 @@ class _Stages:
             going = lanes[which & (rank < places[rows])]
             if not len(going):
                 break
-            for part in torch.split(going, block):
-                walk.step(part)
+            walk.step(going)
             idle = torch.where(walk.best()[0] < before * (1 - GAIN), 0, idle + 1)
         return _Points(walk.point, rows, walk.distance)
 
@@ -301,13 +302,3 @@ def _has_regions(clf: Classifier, x: Tensor, goal: Goal) -> bool:
     except UnsupportedOperationError:
         return False
     return True
-
-
-def _batch(clf: Classifier, x: Tensor) -> int:
-    """Points at a time, where the network is large at most as many as there are samples."""
-    try:
-        nodes = clf.graph(x.shape[1:]).nodes
-    except UnsupportedOperationError:
-        return len(x)
-    small = VALUES_AT_ONCE // sum(math.prod(node.shape) for node in nodes)
-    return min(BLOCK, max(small, len(x)))

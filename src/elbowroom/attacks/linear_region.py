@@ -17,6 +17,7 @@ from elbowroom.graph import UnsupportedOperationError
 from elbowroom.graph.pattern import require_piecewise_affine
 from elbowroom.norms import L2, Norm
 from elbowroom.regions import Accelerated, LinearPrograms, Polytopes, WorkingSet
+from elbowroom.regions.padded import points_at_once
 from elbowroom.sampling import SampleRng
 
 # Most regions are left before the last round; a better point elsewhere beats the last digits.
@@ -57,7 +58,7 @@ class LinearRegion(Attack):
     gamma:   how near the best point regions are sampled: at its distance times U^gamma (eq. 13).
     independent: whether each walk competes with its own best point only, as published; otherwise
              it is not finished in a region that cannot beat the best of all walks of the sample.
-    batch:   walks that the network sees at once, which bounds the memory.
+    batch:   walks at a time, at most; fewer if the network is large.
     """
 
     starts: int = 9
@@ -146,7 +147,8 @@ class LinearRegion(Attack):
             clf, x[rows], goal.take(rows), points.flatten(0, 1),
             lanes if self.independent else rows, streams,
             region_solver(self.solver, self.norm, streams),
-            norm=self.norm, q=self.q, gamma=self.gamma, block=min(self.batch, len(rows)),
+            norm=self.norm, q=self.q, gamma=self.gamma,
+            block=min(points_at_once(clf, x, self.batch), len(rows)),
         )  # fmt: skip
         yield walk
         for _ in range(self.regions):

@@ -58,7 +58,7 @@ class RegionWalk:
     points: `(L, *shape)`, where it starts; a lane whose start does not meet the goal stands still.
     groups: `(L,)`: lanes of one group look for the same thing: what cannot beat the best of
             them is not finished, and a region is visited once.
-    rng:    one stream a lane.
+    rng:    one stream a lane. block: lanes worked on at a time.
 
     What is known of each lane: `point`, `distance` `(L,)` (float64, `inf` if it stands still),
     `towards` (the class whose boundary it is at), `regions` it has visited, `rows` of constraints
@@ -114,8 +114,14 @@ class RegionWalk:
     def step(self, lanes: Tensor) -> None:
         """Sample a region near the point of each of `lanes` and look for a nearer point in it."""
         lanes = lanes[self.alive[lanes]]
-        if not len(lanes):
-            return
+        # Of before the step: what a lane finds must not depend on which others share its block.
+        ceiling = self.best()[0]
+        for part in torch.split(lanes, self.block):
+            if len(part):
+                self._visit(part, ceiling)
+
+    def _visit(self, lanes: Tensor, ceiling: Tensor) -> None:
+        """As `step`, for lanes that fit into a block. ceiling: `(G,)`, of each group."""
         sampled = self._sample(lanes)
         goal = self.goal.take(lanes)
         classes = self.towards[lanes]
@@ -128,8 +134,9 @@ class RegionWalk:
             return
         polytopes, lanes = polytopes.take(fresh), lanes[fresh]
         self.regions[lanes] += 1
-        ceiling = self.best()[0][self.groups[lanes]]
-        solved = self.solve(polytopes, self.x[lanes], ceiling, self.guess[lanes], lanes)
+        solved = self.solve(
+            polytopes, self.x[lanes], ceiling[self.groups[lanes]], self.guess[lanes], lanes
+        )
         if solved.rows is not None:
             self.rows[lanes] += solved.rows
         if solved.multipliers is not None:

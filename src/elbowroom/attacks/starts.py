@@ -16,7 +16,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal
 from elbowroom.norms import Norm, per_sample
 from elbowroom.optimise import Best
-from elbowroom.regions.padded import blocks
+from elbowroom.regions.padded import blocks, points_at_once
 from elbowroom.sampling import SampleRng
 
 SHORT = FAB(steps=30)
@@ -102,11 +102,11 @@ class Towards(Starts):
     sample, up to a first estimate of the distance to the boundary.
 
     attack: its steps and constants; its restarts and runner-ups are not used.
-    batch:  samples that the network sees at a time; all by default.
+    batch:  runs at a time, at most; fewer if the network is large.
     """
 
     attack: FAB = SHORT
-    batch: int | None = None
+    batch: int = 32
 
     def find(
         self, clf: Classifier, x: Tensor, goal: Goal, count: int, rng: SampleRng, norm: Norm
@@ -119,7 +119,8 @@ class Towards(Starts):
         reach = first_order_distance(goal.margin(logits), gradient, norm)
         streams = rng.children(rows, numbers)
         points = []
-        for part, real in blocks(len(rows), self.batch or len(rows), x.device):
+        block = min(points_at_once(clf, x, self.batch), len(rows))
+        for part, real in blocks(len(rows), block, x.device):
             lanes, best = x[rows[part]], Best(x[rows[part]], norm)
             radius = torch.where(numbers[part] < distinct, 0.0, reach[rows[part]])
             noise = uniform_in_distance(lanes, norm, radius, streams.take(part))

@@ -6,10 +6,16 @@ by one, the rest is therefore cut into blocks of a fixed size, the last one padd
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+from elbowroom.classifier import Classifier
+from elbowroom.graph import UnsupportedOperationError
+
+VALUES_AT_ONCE = 2**22
 
 
 def blocks(count: int, size: int, device: torch.device) -> Iterator[tuple[Tensor, int]]:
@@ -17,3 +23,16 @@ def blocks(count: int, size: int, device: torch.device) -> Iterator[tuple[Tensor
     for start in range(0, count, size):
         rows = torch.arange(start, start + size, device=device)
         yield rows.clamp(max=count - 1), min(size, count - start)
+
+
+def points_at_once(clf: Classifier, x: Tensor, most: int) -> int:
+    """The size of a block: at most `most`, and as few as the samples `x` if the network is large.
+
+    Then the points of a block need no more memory than the samples.
+    """
+    try:
+        nodes = clf.graph(x.shape[1:]).nodes
+    except UnsupportedOperationError:
+        return min(most, len(x))
+    small = VALUES_AT_ONCE // sum(math.prod(node.shape) for node in nodes)
+    return min(most, max(small, len(x)))
