@@ -70,7 +70,8 @@ class Closest(Attack):
     spent.
 
     norm:   L1, L2 or Linf.
-    budget: for each sample, about as many gradient steps at most.
+    budget: for each sample, about as many gradient steps; one below 400 is exceeded, as two walks
+            at least are made.
     """
 
     budget: int = 6000
