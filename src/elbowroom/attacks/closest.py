@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbowroom.attacks.base import Attack
 from elbowroom.attacks.boundary_walk import BoundaryWalk
-from elbowroom.attacks.fab import FAB
+from elbowroom.attacks.fmn import FMN
 from elbowroom.attacks.linear_region import QUICK, region_solver, require_regions
 from elbowroom.attacks.random_points import random_boundary_points
 from elbowroom.attacks.region_walk import RegionWalk
@@ -27,14 +27,16 @@ from elbowroom.sampling import SampleRng
 # region costs about 16 steps where it takes few rows. Measured on the networks of the LRA paper.
 CYCLE = 1500
 START_COST = 48
-GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 15
+GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 40
 STEPS, ROUNDS = 20, 5
-KEPT, LEAST_KEPT = 4, 2
+KEPT, LEAST_KEPT = 4, 2  # one point in so many goes on after the first round, and so many at least
 # Rounds of visits of all points, the first of them of the nearest one only, which shows what a
 # visit costs; and of the nearest one alone after that.
 VISITS, LAST_VISITS = 7, 14
 VISIT_COST, ROW_COST = 8, 2
-LEAST_BUDGET = 400  # with less, more steps along the boundary gain more than a visit
+# With less there are no visits, as steps along the boundary gain more; the walk is shorter, and one
+# point in so many goes on.
+LEAST_BUDGET, LOW_ROUNDS, LOW_KEPT = 400, 3, 2
 Q, GAMMA = 0.8, 6.0
 # After the last cycle, so many points make a few visits more, and the nearest one more than that:
 # one per so much of the budget, and no more than that share of it in all.
@@ -46,7 +48,7 @@ GAIN, PATIENCE, LAST_PATIENCE = 1e-6, 4, 8
 # Points of a sample this near to each other, in shares of its distance, are in the same basin: only
 # the nearest of them goes on. Where it stands for so many starts, the search is over; it is, too,
 # once a cycle gains less than the first share and ends no farther off than the second.
-SAME_BASIN, ENOUGH = 0.05, 4
+SAME_BASIN, ENOUGH = 0.05, 3
 NO_GAIN, AGREEMENT = 1e-3, 1e-2
 # Points that the network sees at once, at most: a processor gains nothing from more, and the last
 # block is padded.
@@ -60,8 +62,8 @@ class Closest(Attack):
     """The nearest example at any budget: many starts, walks along the boundary, exact last steps.
 
     On networks trained to be robust the decision boundary is rough and has many local minima, and
-    which one an attack ends in depends on its start. So there are many: short `FAB` runs towards
-    the strongest other classes, and random smooth patterns. From all of them `BoundaryWalk`
+    which one an attack ends in depends on its start. So there are many: short `FMN` runs towards
+    the likeliest other classes, and random smooth patterns. From all of them `BoundaryWalk`
     goes a little way, the nearest ones go on, and the nearest of these end in the walk
     through linear regions of `LinearRegion`, which is exact in each region. Budgets below 400,
     networks without linear regions, and the norms L1 and Linf do without that.
@@ -186,12 +188,14 @@ class _Stages:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The nearest point of each sample, its distance `(N,)`, and whether that is sure."""
         block = min(self.block, len(x) * starts)
-        kept = max(LEAST_KEPT, math.ceil(starts / KEPT))
+        low = starts * START_COST < LEAST_BUDGET
+        rounds, share = (LOW_ROUNDS, LOW_KEPT) if low else (ROUNDS, KEPT)
+        kept = max(LEAST_KEPT, math.ceil(starts / share))
         points = self._start(x, goal, starts, rng, cycle, block)
         points = self._walk(x, goal, points, STEPS, 1, block).nearest(kept)
-        points = self._walk(x, goal, points, STEPS, ROUNDS, block)
+        points = self._walk(x, goal, points, STEPS, rounds, block)
         standing = points.basins(x)
-        if self.regions and starts * START_COST >= LEAST_BUDGET:
+        if self.regions and not low:
             visits = _Visits(VISITS, LAST_VISITS, PATIENCE, starts * START_COST)
             stream = STAGES * cycle + VISITING
             points = self._visit_regions(x, goal, points, standing > 0, visits, rng, stream, block)
@@ -218,7 +222,7 @@ class _Stages:
         guided = 0 if cycle else min(math.ceil(GRADIENT_SHARE * count), classes - 1)
         found = x[:, None, ...][:, :0]
         if guided:
-            towards = Towards(attack=FAB(steps=GRADIENT_STEPS), batch=BLOCK)
+            towards = Towards(attack=FMN(steps=GRADIENT_STEPS), batch=BLOCK)
             found = towards.find(self.clf, x, goal, guided, rng, self.norm)
         rows = _repeat(x, count - guided)
         numbers = torch.arange(len(rows), device=x.device) % (count - guided)

@@ -51,12 +51,14 @@ class FMN(Attack):
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         best = Best(x, self.norm)
         for guide in guides(clf, x, goal, self.runner_ups):
-            self._walk(clf, x, goal, guide, best)
+            self.walk(clf, x, goal, guide, best, x)
         return best.point
 
-    def _walk(self, clf: Classifier, x: Tensor, goal: Goal, guide: Goal, best: Best) -> None:
+    def walk(
+        self, clf: Classifier, x: Tensor, goal: Goal, guide: Goal, best: Best, start: Tensor
+    ) -> None:
         """One run down `guide`'s margin; whatever meets `goal` on the way is offered to `best`."""
-        point = x
+        point = start
         first_size = radius = x.new_zeros(len(x))
         nearest = torch.full_like(radius, torch.inf)  # success of this run
         for step in range(self.steps):

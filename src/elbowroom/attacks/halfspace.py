@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -39,18 +37,21 @@ def onto_plane(
 def _water_level(rate: Tensor, full: Tensor, amount: Tensor) -> Tensor:
     """`(N,)`: the level at which `sum_j rate_j min(level, full_j) = amount`; inf if there is none.
 
-    rate, full: `(N, d)`, nonnegative; `full` may be infinite. The sum is piecewise linear with
-    breakpoints `full`: sort them, find the piece, solve it.
+    rate, full: `(N, d)`, nonnegative; `full` may be infinite. The sum is piecewise linear and
+    concave in the level, so that Newton's method from 0 rises to the solution without passing it,
+    and ends exactly: it closes at least one more feature in every step, usually very many.
     """
-    full, order = torch.where(rate > 0, full, 0.0).sort(dim=1)
-    rate = rate.gather(1, order)
-    volume = torch.where(rate > 0, rate * full, 0.0).cumsum(dim=1)
-    stopped = torch.cat([torch.zeros_like(volume[:, :1]), volume[:, :-1]], dim=1)
-    still = rate.flip(1).cumsum(dim=1).flip(1)
-    reached = torch.where(still > 0, stopped + still * full, stopped) >= amount[:, None]
-    piece = reached.int().argmax(dim=1, keepdim=True)
-    level = (amount[:, None] - stopped.gather(1, piece)) / still.gather(1, piece)
-    return torch.where(reached.any(dim=1), level.squeeze(1).clamp(min=0), math.inf)
+    volume = torch.where(rate > 0, rate * full, 0.0)
+    level = torch.zeros_like(amount)
+    while True:
+        rising = full > level[:, None]
+        slope = torch.where(rising, rate, 0.0).sum(dim=1)
+        missing = amount - torch.where(rising, 0.0, volume).sum(dim=1)
+        next_level = missing / slope
+        higher = next_level > level
+        if not bool(higher.any()):
+            return level
+        level = torch.where(higher, next_level, level)
 
 
 def _greedy(w: Tensor, room: Tensor, amount: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from elbowroom.attacks.ball import uniform_in_distance
 from elbowroom.attacks.fab import FAB
-from elbowroom.attacks.guides import first_order_distance, guides
+from elbowroom.attacks.fmn import FMN
+from elbowroom.attacks.guides import first_order_distance, guides, likely_targets
 from elbowroom.attacks.line_search import shorten
 from elbowroom.classifier import Classifier
-from elbowroom.goals import ClassifiedAs, Goal
+from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.norms import Norm, per_sample
 from elbowroom.optimise import Best
 from elbowroom.regions.padded import blocks, points_at_once
@@ -96,7 +97,7 @@ class NearestPoints(Starts):
 
 @dataclass(frozen=True, kw_only=True)
 class Towards(Starts):
-    """What a short attack finds towards each of the strongest other classes.
+    """What a short attack finds towards each of the classes that look nearest (`likely_targets`).
 
     Where there are fewer classes than starts, they are run again from random points around the
     sample, up to a first estimate of the distance to the boundary.
@@ -105,7 +106,7 @@ class Towards(Starts):
     batch:  runs at a time, at most; fewer if the network is large.
     """
 
-    attack: FAB = SHORT
+    attack: FAB | FMN = SHORT
     batch: int = 32
 
     def find(
@@ -114,12 +115,12 @@ class Towards(Starts):
         attack = replace(self.attack, norm=norm)
         rows = torch.arange(len(x), device=x.device).repeat_interleave(count)
         numbers = torch.arange(len(rows), device=x.device) % count
-        aims, distinct = _aims(clf, x, goal, count)
+        block = min(points_at_once(clf, x, self.batch), len(rows))
+        aims, distinct = _aims(clf, x, goal, count, norm, min(block, len(x)))
         logits, gradient = clf.gradient(x, goal.margin)
         reach = first_order_distance(goal.margin(logits), gradient, norm)
         streams = rng.children(rows, numbers)
         points = []
-        block = min(points_at_once(clf, x, self.batch), len(rows))
         for part, real in blocks(len(rows), block, x.device):
             lanes, best = x[rows[part]], Best(x[rows[part]], norm)
             radius = torch.where(numbers[part] < distinct, 0.0, reach[rows[part]])
@@ -130,10 +131,16 @@ class Towards(Starts):
         return torch.cat(points).view(len(x), count, *x.shape[1:])
 
 
-def _aims(clf: Classifier, x: Tensor, goal: Goal, count: int) -> tuple[Goal, int]:
+def _aims(
+    clf: Classifier, x: Tensor, goal: Goal, count: int, norm: Norm, block: int
+) -> tuple[Goal, int]:
     """What each of `count` runs per sample aims at, and how many different aims there are."""
-    if isinstance(goal, ClassifiedAs):
+    if not isinstance(goal, Misclassified):
         return goal.take(torch.arange(len(x), device=x.device).repeat_interleave(count)), 1
-    found = [g.targets for g in guides(clf, x, goal, count) if isinstance(g, ClassifiedAs)]
-    cycled = [found[number % len(found)] for number in range(count)]
-    return ClassifiedAs(torch.stack(cycled, dim=1).flatten()), len(found)
+    found = []
+    for part, real in blocks(len(x), block, x.device):
+        others = Misclassified(goal.labels[part])
+        found.append(likely_targets(clf, x[part], others, count, norm)[:real])
+    targets = torch.cat(found)
+    distinct = targets.shape[1]
+    return ClassifiedAs(targets[:, torch.arange(count) % distinct].flatten()), distinct
