@@ -25,7 +25,7 @@ from elbowroom.regions import Polytopes, WorkingSet, decision_towards
 from elbowroom.sampling import SampleRng
 
 # Regions next to flat parts of an image are held by many hundred constraints at once.
-EXACT = WorkingSet(capacity=1024)
+EXACT = WorkingSet()
 
 NO_START = "no sample has a start: give more data points, of other classes"
 

@@ -19,8 +19,12 @@ from elbowroom.regions.newton import DenseProjection, project_dense
 from elbowroom.regions.padded import blocks
 from elbowroom.regions.polytope import Polytopes
 
-# Problems solved at a time: beyond a few, the rows no longer fit a processor's cache.
-DENSE_BLOCK = 4
+# Problems solved at a time, and rows of all of them: beyond a few, the rows no longer fit a
+# processor's cache, and padding would cost more than a batch gains.
+DENSE_BLOCK, DENSE_ROWS = 4, 1024
+# A working set of many rows grows by this share of them, as one that takes hundreds would
+# otherwise take tens of rounds, each dearer than the one before.
+GROWTH = 8
 # Rows and features are padded to whole cache lines: BLAS sums others in an order that depends on
 # their place in memory, and so on the problem's place among the others.
 LINE = 8
@@ -54,8 +58,8 @@ class Projection:
 class WorkingSet:
     """The solver and its settings; every problem needs bounds on its features.
 
-    rounds:    at most; each computes `added` rows and passes once through the affine map.
-    added:     constraints added to a problem in a round.
+    rounds:    at most; each computes some rows and passes once through the affine map.
+    added:     constraints added to a problem in a round; more once it holds over eight times that.
     capacity:  rows of a problem; when it is full, rows without a multiplier make room, which
                leaves the lower bound as it is. A problem that has none ends unsolved.
     tolerance: relative to the largest excess of a region for its constraints, and to the size of
@@ -64,7 +68,7 @@ class WorkingSet:
 
     rounds: int = 60
     added: int = 24
-    capacity: int = 512
+    capacity: int = 1024
     tolerance: float = 1e-9
 
     def __call__(
@@ -92,10 +96,11 @@ class WorkingSet:
             problems.add(guess)
         for _ in range(self.rounds):
             problems.solve(self.tolerance)
-            problems.make_room(self.added, self.capacity)
+            added = max(self.added, problems.slots.shape[1] // GROWTH)
+            problems.make_room(added, self.capacity)
             if not len(problems.active):
                 break
-            problems.add(problems.most_violated(self.added))
+            problems.add(problems.most_violated(added))
         return problems.result()
 
 
@@ -191,9 +196,11 @@ class _Problems:
         return known.scatter_(1, last, True)[:, :-1]
 
     def _solve_dense(self, tolerance: float) -> DenseProjection:
-        size = DENSE_BLOCK if self.polytopes.block else len(self.active)
         count, features = self.rows.shape[1:]
         more, wide = -count % LINE, -features % LINE
+        size = len(self.active)
+        if self.polytopes.block:
+            size = max(1, min(DENSE_BLOCK, DENSE_ROWS // (count + more)))
         lower, upper = F.pad(self.lower, (0, wide)), F.pad(self.upper, (0, wide))
         everything = self.rows
         if more or wide:
