@@ -9,52 +9,15 @@ import torch
 from torch import Tensor
 
 from elbowroom.attacks.base import Attack
-from elbowroom.attacks.boundary_walk import BoundaryWalk
-from elbowroom.attacks.fmn import FMN
-from elbowroom.attacks.linear_region import QUICK, region_solver, require_regions
-from elbowroom.attacks.random_points import random_boundary_points
-from elbowroom.attacks.region_walk import RegionWalk
-from elbowroom.attacks.starts import Towards
+from elbowroom.attacks.closest_stages import Points, Stages, repeat
 from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
-from elbowroom.graph import UnsupportedOperationError
-from elbowroom.norms import L2, Norm
-from elbowroom.optimise import Best
-from elbowroom.regions.padded import blocks, points_at_once
 from elbowroom.sampling import SampleRng
 
-# A cycle and its plan, in gradient steps: each stage keeps the nearest points, and a visit to a
-# region costs about 16 steps where it takes few rows. Measured on the networks of the LRA paper.
-CYCLE = 1500
-START_COST = 48
-GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 40
-STEPS, ROUNDS = 20, 5
-KEPT, LEAST_KEPT = 4, 2  # one point in so many goes on after the first round, and so many at least
-# Rounds of visits of all points, the first of them of the nearest one only, which shows what a
-# visit costs; and of the nearest one alone after that.
-VISITS, LAST_VISITS = 7, 14
-VISIT_COST, ROW_COST = 8, 2
-# With less there are no visits, as steps along the boundary gain more; the walk is shorter, and one
-# point in so many goes on.
-LEAST_BUDGET, LOW_ROUNDS, LOW_KEPT = 400, 3, 2
-Q, GAMMA = 0.8, 6.0
-# After the last cycle, so many points make a few visits more, and the nearest one more than that:
-# one per so much of the budget, and no more than that share of it in all.
-FINALISTS, FINAL_VISITS, BUDGET_PER_VISIT, FINAL_SHARE = 3, 10, 150, 5
-# A walk along the boundary that gains less, relatively, in a round ends.
-WALK_GAIN = 1e-3
-# A sample whose distance falls by less, relatively, over so many rounds of visits leaves the walk.
-GAIN, PATIENCE, LAST_PATIENCE = 1e-6, 4, 8
-# Points of a sample this near to each other, in shares of its distance, are in the same basin: only
-# the nearest of them goes on. Where it stands for so many starts, the search is over; it is, too,
-# once a cycle gains less than the first share and ends no farther off than the second.
-SAME_BASIN, ENOUGH = 0.05, 3
+CYCLE = 1500  # the budget of a cycle
+# A search is over once a cycle gains less than the first share and ends no farther off than the
+# second.
 NO_GAIN, AGREEMENT = 1e-3, 1e-2
-# Points that the network sees at once, at most: a processor gains nothing from more, and the last
-# block is padded.
-BLOCK = 32
-# Streams of random numbers: which stage of which cycle draws from them, or the end of all.
-FINISHING, STARTS, VISITING, STAGES = 0, 1, 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +44,15 @@ class Closest(Attack):
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         if not isinstance(goal, Misclassified | ClassifiedAs):
             raise ValueError(f"Closest cannot aim at {type(goal).__name__}")
-        stages = _Stages(
-            clf,
-            self.norm,
-            self.norm == L2 and _has_regions(clf, x, goal),
-            points_at_once(clf, x, BLOCK),
-        )
+        stages = Stages.of(clf, x, goal, self.norm, min(self.budget, CYCLE))
         cycles = math.ceil(self.budget / CYCLE)
         points = x[:, None].repeat(1, cycles, *[1] * (x.ndim - 1))  # the nearest of each cycle
         distance = torch.full((len(x), cycles), torch.inf, dtype=torch.float64, device=x.device)
         going = torch.arange(len(x), device=x.device)
         for cycle in range(cycles):
-            starts = max(2, min(self.budget - cycle * CYCLE, CYCLE) // START_COST)
+            budget = min(self.budget - cycle * CYCLE, CYCLE)
             found, length, sure = stages.run(
-                x[going], goal.take(going), starts, rng.take(going), cycle
+                x[going], goal.take(going), budget, rng.take(going), cycle
             )
             before = distance[going].amin(dim=1)
             points[going, cycle], distance[going, cycle] = found, length
@@ -103,207 +61,5 @@ class Closest(Attack):
             going = going[~(agree | sure)]
             if not len(going):
                 break
-        nearest = _Points(points.flatten(0, 1), _repeat(x, cycles), distance.flatten())
+        nearest = Points(points.flatten(0, 1), repeat(x, cycles), distance.flatten())
         return stages.finish(x, goal, nearest, rng, self.budget)
-
-
-@dataclass
-class _Points:
-    """K points for each of N samples: `(N K, *shape)`, one sample after the other.
-
-    rows: `(N K,)`, the sample of each. distance: `(N K,)`, `inf` where it does not meet the goal.
-    """
-
-    point: Tensor
-    rows: Tensor
-    distance: Tensor
-
-    def nearest(self, count: int) -> _Points:
-        """The `count` nearest points of every sample."""
-        number = int(self.rows[-1]) + 1
-        distance = self.distance.view(number, -1)
-        order = distance.argsort(dim=1, stable=True)[:, :count]
-        first = torch.arange(number, device=order.device)[:, None] * distance.shape[1]
-        chosen = (first + order).flatten()
-        return _Points(self.point[chosen], self.rows[chosen], self.distance[chosen])
-
-    def basins(self, x: Tensor) -> Tensor:
-        """`(N K,)`: how many points of its sample each stands for; 0 if another stands for it.
-
-        The nearest one of those that lie together stands for the others.
-        """
-        count = len(self.rows) // len(x)
-        shape = (len(x), count)
-        points, distance = self.point.flatten(1).view(*shape, -1), self.distance.view(shape)
-        apart = torch.cdist(points, points).to(distance.dtype)
-        together = (apart <= SAME_BASIN * distance[:, None, :]) & distance.isfinite()[:, None, :]
-        # Of equal distances the first one counts as nearer.
-        rank = distance.argsort(dim=1, stable=True).argsort(dim=1)
-        together &= rank[:, None, :] <= rank[:, :, None]
-        best = torch.where(together, rank[:, None, :], count).amin(dim=2)
-        owner = torch.where(best < count, best, rank)
-        return (owner[:, None, :] == rank[:, :, None]).sum(dim=2).flatten()
-
-
-@dataclass(frozen=True)
-class _Visits:
-    """Rounds of visits to regions: from `all` points, then from the `nearest` of a sample alone.
-
-    patience:  rounds without a gain after which a sample is left alone.
-    allowance: what a sample may spend, in gradient steps. Where visits cost more, fewer points
-               make them.
-    """
-
-    all: int
-    nearest: int
-    patience: int
-    allowance: int
-
-    def places(self, number: int, visited: Tensor, rows: Tensor) -> Tensor:
-        """How many points of each sample `(N,)` make a visit in round `number`.
-
-        visited, rows: `(N,)`: the regions of each so far, and the constraints computed in them.
-        """
-        spent = VISIT_COST * visited + ROW_COST * rows
-        left = (self.allowance - spent).clamp(min=0)
-        affordable = torch.ceil(left * visited / spent.clamp(min=1)).long()
-        if number >= self.all:
-            return affordable.clamp(max=1)
-        rounds = self.all - number
-        several = torch.div(affordable + rounds - 1, rounds, rounding_mode="floor")
-        return torch.where(visited > 0, several, 1)
-
-
-@dataclass(frozen=True)
-class _Stages:
-    """The stages of a cycle. regions: whether to walk through them; block: points at once."""
-
-    clf: Classifier
-    norm: Norm
-    regions: bool
-    block: int
-
-    def run(
-        self, x: Tensor, goal: Goal, starts: int, rng: SampleRng, cycle: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest point of each sample, its distance `(N,)`, and whether that is sure."""
-        block = min(self.block, len(x) * starts)
-        low = starts * START_COST < LEAST_BUDGET
-        rounds, share = (LOW_ROUNDS, LOW_KEPT) if low else (ROUNDS, KEPT)
-        kept = max(LEAST_KEPT, math.ceil(starts / share))
-        points = self._start(x, goal, starts, rng, cycle, block)
-        points = self._walk(x, goal, points, STEPS, 1, block).nearest(kept)
-        points = self._walk(x, goal, points, STEPS, rounds, block)
-        standing = points.basins(x)
-        if self.regions and not low:
-            visits = _Visits(VISITS, LAST_VISITS, PATIENCE, starts * START_COST)
-            stream = STAGES * cycle + VISITING
-            points = self._visit_regions(x, goal, points, standing > 0, visits, rng, stream, block)
-        best = points.nearest(1)
-        return best.point, best.distance, standing.view(len(x), -1).amax(dim=1) >= ENOUGH
-
-    def finish(self, x: Tensor, goal: Goal, points: _Points, rng: SampleRng, budget: int) -> Tensor:
-        """Walk on from the nearest of `points`, where there are regions: `(N, *shape)`."""
-        if self.regions and budget >= LEAST_BUDGET:
-            points = points.nearest(FINALISTS)
-            every = torch.ones_like(points.rows, dtype=torch.bool)
-            visits = budget // BUDGET_PER_VISIT
-            plan = _Visits(min(FINAL_VISITS, visits), visits, LAST_PATIENCE, budget // FINAL_SHARE)
-            block = min(self.block, len(points.rows))
-            points = self._visit_regions(x, goal, points, every, plan, rng, FINISHING, block)
-        return points.nearest(1).point
-
-    def _start(
-        self, x: Tensor, goal: Goal, count: int, rng: SampleRng, cycle: int, block: int
-    ) -> _Points:
-        """`count` points per sample: towards other classes in the first cycle, and at random."""
-        several = isinstance(goal, Misclassified)
-        classes = self.clf.logits(x[:1]).shape[1] if several else 2
-        guided = 0 if cycle else min(math.ceil(GRADIENT_SHARE * count), classes - 1)
-        found = x[:, None, ...][:, :0]
-        if guided:
-            towards = Towards(attack=FMN(steps=GRADIENT_STEPS), batch=BLOCK)
-            found = towards.find(self.clf, x, goal, guided, rng, self.norm)
-        rows = _repeat(x, count - guided)
-        numbers = torch.arange(len(rows), device=x.device) % (count - guided)
-        streams = rng.children(rows, numbers, STAGES * cycle + STARTS)
-        random = [
-            random_boundary_points(
-                self.clf, x[rows[part]], goal.take(rows[part]), numbers[part], streams.take(part)
-            )[:real]
-            for part, real in blocks(len(rows), block, x.device)
-        ]
-        found = torch.cat([found, torch.cat(random).view(len(x), -1, *x.shape[1:])], dim=1)
-        rows = _repeat(x, count)
-        nowhere = torch.full((len(rows),), torch.inf, dtype=torch.float64, device=x.device)
-        return _Points(found.flatten(0, 1), rows, nowhere)
-
-    def _walk(
-        self, x: Tensor, goal: Goal, points: _Points, steps: int, rounds: int, block: int
-    ) -> _Points:
-        """Walk along the boundary from every point, in rounds of `steps`, as long as it pays.
-
-        A point that comes no nearer stays; one that gains little ends its walk.
-        """
-        walk = BoundaryWalk(norm=self.norm, steps=steps)
-        point, distance = points.point.clone(), points.distance.clone()
-        going = torch.arange(len(distance), device=x.device)
-        for _ in range(rounds):
-            before = distance[going]
-            for part, real in blocks(len(going), block, x.device):
-                lanes = going[part]
-                rows = points.rows[lanes]
-                best = Best(x[rows], self.norm)
-                walk.walk(self.clf, x[rows], goal.take(rows), point[lanes], best)
-                came = (best.distance[:real] < distance[lanes[:real]]).nonzero().squeeze(1)
-                point[lanes[came]] = best.point[came]
-                distance[lanes[came]] = best.distance[came]
-            going = going[distance[going] < before * (1 - WALK_GAIN)]
-            if not len(going):
-                break
-        return _Points(point, points.rows, distance)
-
-    def _visit_regions(
-        self, x: Tensor, goal: Goal, points: _Points, which: Tensor, visits: _Visits,
-        rng: SampleRng, stream: int, block: int,
-    ) -> _Points:  # fmt: skip
-        """Walk on through linear regions from `which` points, as long as that pays for a sample."""
-        rows = points.rows
-        count = len(rows) // len(x)
-        lanes = torch.arange(len(rows), device=rows.device)
-        streams = rng.children(rows, lanes % count, stream)
-        walk = RegionWalk(
-            self.clf, x[rows], goal.take(rows), points.point, rows, streams,
-            region_solver(QUICK, L2, streams), q=Q, gamma=GAMMA, block=block,
-        )  # fmt: skip
-        idle = torch.zeros(len(x), dtype=torch.int64, device=rows.device)
-        for number in range(visits.all + visits.nearest):
-            before = walk.best()[0]
-            distance = torch.where(which, walk.distance, torch.inf).view(len(x), count)
-            rank = distance.argsort(dim=1, stable=True).argsort(dim=1).flatten()
-            places = visits.places(number, _total(walk.regions, rows), _total(walk.rows, rows))
-            places = torch.where(idle < visits.patience, places, 0)
-            going = lanes[which & (rank < places[rows])]
-            if not len(going):
-                break
-            walk.step(going)
-            idle = torch.where(walk.best()[0] < before * (1 - GAIN), 0, idle + 1)
-        return _Points(walk.point, rows, walk.distance)
-
-
-def _total(of_points: Tensor, rows: Tensor) -> Tensor:
-    """`(N,)`: the sum over the points of each sample."""
-    return of_points.new_zeros(int(rows[-1]) + 1).index_add_(0, rows, of_points)
-
-
-def _repeat(x: Tensor, count: int) -> Tensor:
-    """The sample of each of `count` points per sample."""
-    return torch.arange(len(x), device=x.device).repeat_interleave(count)
-
-
-def _has_regions(clf: Classifier, x: Tensor, goal: Goal) -> bool:
-    try:
-        require_regions(clf, x, goal)
-    except UnsupportedOperationError:
-        return False
-    return True
