@@ -117,8 +117,21 @@ def _model_tables(result: Result) -> str:
             "Robust accuracy, upper bounds (in the order of the table above):",
             _robust_accuracy(result),
             _domination(result),
+            _commits(result),
         ]
     )
+
+
+def _commits(result: Result) -> str:
+    """Which code made which results; the largest group is not listed by name."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for row in result.rows:
+        groups.setdefault(row.unit.commits, []).append(row.name)
+    ordered = sorted(groups.items(), key=lambda group: len(group[1]))
+    parts = [f"{', '.join(names)}: {' and '.join(made)}" for made, names in ordered[:-1]]
+    made, names = ordered[-1]
+    parts.append(f"{'the others' if parts else 'all'} ({len(names)}): {' and '.join(made)}")
+    return f"Commits: {'; '.join(parts)}."
 
 
 def _accuracies(result: Result) -> dict[str, dict[float, float]]:

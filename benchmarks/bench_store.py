@@ -32,11 +32,15 @@ META = b"elbowroom.benchmark"
 
 @dataclass(frozen=True)
 class Unit:
-    """All chunks of one attack on one model: rows by column name, cost added up."""
+    """All chunks of one attack on one model: rows by column name, cost added up.
+
+    commits: of the code that made them; results of several are to be read with care.
+    """
 
     config: dict[str, Any]
     columns: dict[str, np.ndarray]
     cost: dict[str, float]
+    commits: tuple[str, ...]
 
     @property
     def samples(self) -> int:
@@ -101,7 +105,8 @@ class Store:
                 cost[kind] = cost.get(kind, 0.0) + value
         rows = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
         columns = {name: rows[name].to_numpy() for name in rows.column_names}
-        return Unit(metas[0]["config"], columns, cost)
+        commits = tuple(sorted({meta["run"]["commit"] for meta in metas}))
+        return Unit(metas[0]["config"], columns, cost, commits)
 
     def _path(self, model: str, attack: str, start: int) -> Path:
         return self.root / model / attack / f"{start:06d}.parquet"
