@@ -24,7 +24,7 @@ from elbowroom.sampling import SampleRng
 
 # The plan of a cycle, in gradient steps: each stage keeps the nearest points, and a visit to a
 # region costs about 16 steps where it takes few rows. Measured on the networks of the LRA paper.
-START_COST, LEAST_STARTS = 48, 2
+START_COST, LEAST_STARTS = 48, 3
 GRADIENT_SHARE, GRADIENT_STEPS = 0.3, 40
 STEPS, ROUNDS = 20, 5
 KEPT, LEAST_KEPT = 4, 2  # one point in so many goes on after the first round, and so many at least
@@ -34,7 +34,7 @@ VISITS, LAST_VISITS = 7, 14
 VISIT_COST, ROW_COST = 8, 2
 # With less there are no visits, as steps along the boundary gain more; the walk is shorter, and one
 # point in so many goes on.
-LEAST_BUDGET, LOW_ROUNDS, LOW_KEPT = 400, 3, 2
+LEAST_BUDGET, LOW_ROUNDS, LOW_KEPT = 400, 2, 2
 Q, GAMMA = 0.8, 6.0
 # After the last cycle, so many points make a few visits more, and the nearest one more than that:
 # one per so much of the budget, and no more than that share of it in all.
