@@ -26,7 +26,7 @@ from bench_tables import markdown
 from elbowroom import Classifier, attacks, data, models, training
 from elbowroom.data import Dataset
 from elbowroom.norms import L2
-from elbowroom.regions.exact import ExactDistance
+from elbowroom.regions import ExactDistance
 
 EXACT = "exact"
 START = attacks.DDN(runner_ups=9)

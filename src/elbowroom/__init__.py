@@ -1,6 +1,6 @@
 """How far can an input move before a network changes its mind, or without it noticing?"""
 
-from elbowroom import attacks, certificates, data, invariance, models
+from elbowroom import attacks, certificates, data, invariance, models, regions
 from elbowroom.audit import Card
 from elbowroom.classifier import Classifier
 from elbowroom.job import audit
@@ -21,4 +21,5 @@ __all__ = [
     "data",
     "invariance",
     "models",
+    "regions",
 ]

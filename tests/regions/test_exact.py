@@ -12,8 +12,8 @@ from elbowroom import L2, Classifier
 from elbowroom.attacks import DDN
 from elbowroom.goals import ClassifiedAs, Misclassified, SameLogits
 from elbowroom.graph.evaluate import evaluate
+from elbowroom.regions import ExactDistance
 from elbowroom.regions.balls import least_in_balls
-from elbowroom.regions.exact import ExactDistance
 from elbowroom.regions.reorder import pool_first
 from oracles import linear
 from oracles.regions import brute_force

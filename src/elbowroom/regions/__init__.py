@@ -1,6 +1,7 @@
-"""Linear regions: their constraints, and projections onto them."""
+"""Linear regions: their constraints, projections onto them, and exact distances through them."""
 
 from elbowroom.regions.accelerated import Accelerated, ApproximateProjection
+from elbowroom.regions.exact import ExactDistance
 from elbowroom.regions.linear_programs import LinearPrograms, ProgramResult
 from elbowroom.regions.polytope import Polytopes, decision_towards
 from elbowroom.regions.working_set import Projection, WorkingSet
@@ -8,6 +9,7 @@ from elbowroom.regions.working_set import Projection, WorkingSet
 __all__ = [
     "Accelerated",
     "ApproximateProjection",
+    "ExactDistance",
     "LinearPrograms",
     "Polytopes",
     "ProgramResult",
