@@ -88,6 +88,25 @@ def test_attack_and_certify(weights, tmp_path):
     assert 0 < certified["median_radius"] < values["median_distance"]
 
 
+def test_exact_distances_lie_between_certificates_and_attacks(tmp_path):
+    iris = ["--model", "mlp", "--model-set", "sizes=[4,6,3]", "--data", "iris"]
+    folder, saved = tmp_path / "trained", tmp_path / "exact.npz"
+    assert run("train", *iris, "--epochs", 30, "--out", folder).exit_code == 0
+    iris += ["--weights", folder / "weights.safetensors", "--samples", 5]
+    result = run("exact", *iris, "--out", saved, "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert values["finished_rate"] == 1.0
+    assert values["median_lower"] == pytest.approx(values["median_upper"], rel=1e-6)
+    with np.load(saved) as arrays:
+        assert arrays["finished"].all()
+        assert arrays["nearest"].shape == (5, 4)
+    found = json.loads(run("attack", "ddn", *iris, "--json").stdout)
+    proved = json.loads(run("certify", *iris, "--json").stdout)
+    assert proved["median_radius"] < values["median_lower"]
+    assert values["median_upper"] <= found["median_distance"] * (1 + 1e-6)
+
+
 def test_train_resumes_and_its_weights_can_be_audited(tmp_path):
     options = ["train", "--model", "mlp", "--model-set", "sizes=[4,6,3]", "--data", "iris"]
     result = run(*options, "--epochs", 2, "--out", tmp_path / "t")
@@ -129,6 +148,7 @@ MISTAKES = {
     "no assignment": (["attack", "ddn", *SMALL, "--set", "steps"], "NAME=VALUE"),
     "unknown norm": (["certify", *SMALL, "--norm", "L3"], "choose L1, L2 or Linf"),
     "unknown dtype": (["certify", *SMALL, "--dtype", "int8"], "float32 or float64"),
+    "a large network": (["exact", "--samples", "1"], "units that branch"),
     "no weights file": (["certify", *SMALL, "--weights", "nowhere.pt"], "nowhere.pt"),
     "another shape": (
         ["certify", *SMALL[:4], "--data", "iris", "--samples", "6"],
@@ -174,7 +194,7 @@ def test_debug_lets_the_traceback_through():
 
 def test_wrong_usage_is_code_2_and_help_has_examples():
     assert run("attack").exit_code == 2
-    for command in ("audit", "attack", "certify", "report", "train", "data"):
+    for command in ("audit", "attack", "certify", "exact", "report", "train", "data"):
         text = run(command, "--help").stdout
         assert f"elbowroom {command}" in text
         assert "Example" in text

@@ -250,3 +250,9 @@ def test_refusals():
         ExactDistance()(
             nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2)), torch.rand(1, 2)
         )
+
+
+def test_a_large_network_is_refused_at_once():
+    clf = Classifier(nn.Sequential(nn.Linear(3, 3000), nn.ReLU(), nn.Linear(3000, 2)))
+    with pytest.raises(ValueError, match="3,000 units that branch"):
+        ExactDistance()(clf, torch.rand(1, 3))

@@ -1,4 +1,4 @@
-"""Commands that run one method: `attack` and `certify`."""
+"""Commands that run one method: `attack`, `certify` and `exact`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import torch
 import typer
 from torch import Tensor
 
-from elbowroom.attacks import ATTACKS, Attack
+from elbowroom.attacks import ATTACKS, Attack, Closest
 from elbowroom.audit import MethodConfig
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.classifier import Classifier
 from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, command, settings
 from elbowroom.files import write_atomically
+from elbowroom.regions import ExactDistance
 from elbowroom.results import Cost
+
+EXACT_START = 500  # the budget of the attack whose points `exact` starts from
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="An option of the method, NAME=VALUE; repeatable.")
@@ -129,6 +132,57 @@ def certify(
         "cost": asdict(found.cost),
     }
     _save(out, lines, radius=found.radius, label=loaded.y)
+    output.result(values, lines)
+
+
+@command
+def exact(
+    subject: Subject,
+    output: Output,
+    seconds: Annotated[float, typer.Option(min=0, help="At most, for each sample.")] = 60.0,
+    seed: SeedOption = 0,
+    out: SaveOption = None,
+) -> None:
+    """Find exact L2 distances to the decision boundary, for networks of about a hundred units.
+
+    Whatever is not finished in time keeps a lower and an upper bound, both of them true.
+
+    [bold]Example[/bold]
+
+      elbowroom exact --model mlp --model-set sizes=[64,16,16,10] --weights digits.safetensors
+      --data digits --samples 20
+    """
+    loaded = _load(subject, output)
+    near, solver = Closest(budget=EXACT_START, seed=seed), ExactDistance(seconds=seconds)
+    parts = []
+    with output.progress() as progress:
+        for n in progress.track(range(subject.samples), description="exact distances"):
+            x, y = loaded.x[n : n + 1], loaded.y[n : n + 1]
+            start = near(loaded.clf, x, y, indices=[n]).adversarial
+            parts.append(solver(loaded.clf, x, y, start=start))
+    lower, upper = torch.cat([p.lower for p in parts]), torch.cat([p.upper for p in parts])
+    finished = torch.cat([part.finished for part in parts])
+    spent = sum((part.cost for part in parts), Cost())
+    right = loaded.right
+    closed = float(finished[right].double().mean()) if bool(right.any()) else math.nan
+    bounds = _median(lower[right]), _median(upper[right])
+    lines = [
+        ("exact distance", f"L2, {subject.samples} samples, at most {seconds:g} s each"),
+        ("clean accuracy", f"{loaded.accuracy:.2%}"),
+        ("finished", f"{closed:.1%} of the rightly classified"),
+        ("median distance", f"between {_text(bounds[0])} and {_text(bounds[1])} L2"),
+        ("cost", _cost(spent, subject.samples)),
+    ]
+    values = {
+        "samples": subject.samples,
+        "clean_accuracy": loaded.accuracy,
+        "finished_rate": closed if bool(right.any()) else None,
+        "median_lower": bounds[0],
+        "median_upper": bounds[1],
+        "cost": asdict(spent),
+    }
+    nearest = torch.cat([part.point for part in parts])
+    _save(out, lines, lower=lower, upper=upper, finished=finished, nearest=nearest, label=loaded.y)
     output.result(values, lines)
 
 

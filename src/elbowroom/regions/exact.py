@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +11,14 @@ from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import Goal, Misclassified
+from elbowroom.graph.graph import Graph
+from elbowroom.graph.ops import MaxPool, PiecewiseAffine
 from elbowroom.regions.relaxed import RelaxedNetwork
 from elbowroom.regions.reorder import pool_first
 from elbowroom.regions.search import Search
 from elbowroom.results import ExactResult
+
+MOST_UNITS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +57,8 @@ class ExactDistance:
         goal:  `Misclassified` or `ClassifiedAs`; by default any decision but `y`.
 
         A sample that meets the goal as it is gets 0. Raises `ValueError` for other goals, for
-        infinite input bounds and for inputs that `Classifier.validate` refuses, and
+        infinite input bounds, for networks of more than `MOST_UNITS` units, whose first bounds
+        would take longer than any limit, and for inputs that `Classifier.validate` refuses, and
         `UnsupportedOperationError` for networks that are not piecewise affine.
         """
         clf = as_classifier(clf)
@@ -65,6 +71,7 @@ class ExactDistance:
         with clf.metered() as spent, torch.no_grad():
             lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
             graph = pool_first(clf.graph(x.shape[1:]).to(torch.float64))
+            _require_small(graph)
             searches = []
             for n in range(len(x)):
                 rows = torch.tensor([n], device=x.device)
@@ -88,3 +95,13 @@ class ExactDistance:
                 regions=column([search.regions for search in searches], torch.int64),
                 cost=spent(),
             )
+
+
+def _require_small(graph: Graph) -> None:
+    branching = (PiecewiseAffine, MaxPool)
+    units = sum(math.prod(n.shape) for n in graph.nodes if isinstance(n.op, branching))
+    if units > MOST_UNITS:
+        raise ValueError(
+            f"the network has {units:,} units that branch; exact distances are for small ones, of "
+            f"at most {MOST_UNITS:,}: use attacks.Closest and a certificate, which bound them"
+        )
