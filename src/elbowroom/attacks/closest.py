@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.attacks.base import Attack
-from elbowroom.attacks.closest_stages import Points, Stages, repeat
+from elbowroom.attacks.closest_stages import FINALISTS, Points, Stages, repeat
 from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.sampling import SampleRng
@@ -46,20 +46,23 @@ class Closest(Attack):
             raise ValueError(f"Closest cannot aim at {type(goal).__name__}")
         stages = Stages.of(clf, x, goal, self.norm, min(self.budget, CYCLE))
         cycles = math.ceil(self.budget / CYCLE)
-        points = x[:, None].repeat(1, cycles, *[1] * (x.ndim - 1))  # the nearest of each cycle
-        distance = torch.full((len(x), cycles), torch.inf, dtype=torch.float64, device=x.device)
+        # The nearest points of each cycle.
+        points = x[:, None, None].repeat(1, cycles, FINALISTS, *[1] * (x.ndim - 1))
+        distance = points.new_full(points.shape[:3], torch.inf, dtype=torch.float64)
         going = torch.arange(len(x), device=x.device)
         for cycle in range(cycles):
             budget = min(self.budget - cycle * CYCLE, CYCLE)
-            found, length, sure = stages.run(
+            found, nearby, sure = stages.run(
                 x[going], goal.take(going), budget, rng.take(going), cycle
             )
-            before = distance[going].amin(dim=1)
-            points[going, cycle], distance[going, cycle] = found, length
+            before, length = distance[going].flatten(1).amin(dim=1), nearby.amin(dim=1)
+            kept = nearby.shape[1]
+            points[going, cycle, :kept], distance[going, cycle, :kept] = found, nearby
             agree = (length >= (1 - NO_GAIN) * before) & (length <= (1 + AGREEMENT) * before)
             agree &= before.isfinite()
             going = going[~(agree | sure)]
             if not len(going):
                 break
-        nearest = Points(points.flatten(0, 1), repeat(x, cycles), distance.flatten())
+        rows = repeat(x, cycles * FINALISTS)
+        nearest = Points(points.flatten(0, 2), rows, distance.flatten())
         return stages.finish(x, goal, nearest, rng, self.budget)

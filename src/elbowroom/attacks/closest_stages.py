@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -144,7 +144,11 @@ class Stages:
     def run(
         self, x: Tensor, goal: Goal, budget: int, rng: SampleRng, cycle: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest point of each sample, its distance `(N,)`, and whether that is sure."""
+        """The nearest points of each sample `(N, K, *shape)`, one of a basin, and their distances.
+
+        The distances are `(N, K)`, nearest first, `inf` where there are fewer than K of at most
+        `FINALISTS`. Third, `(N,)`: whether the nearest one is sure.
+        """
         starts = _starts(budget)
         low = starts * START_COST < LEAST_BUDGET
         rounds, share = (LOW_ROUNDS, LOW_KEPT) if low else (ROUNDS, KEPT)
@@ -157,8 +161,11 @@ class Stages:
             visits = Visits(VISITS, LAST_VISITS, PATIENCE, starts * START_COST)
             stream = STAGES * cycle + VISITING
             points = self._visit_regions(x, goal, points, standing > 0, visits, rng, stream)
-        best = points.nearest(1)
-        return best.point, best.distance, standing.view(len(x), -1).amax(dim=1) >= ENOUGH
+        apart = torch.where(standing > 0, points.distance, torch.inf)
+        best = replace(points, distance=apart).nearest(FINALISTS)
+        shape = len(x), -1
+        sure = standing.view(shape).amax(dim=1) >= ENOUGH
+        return best.point.view(*shape, *x.shape[1:]), best.distance.view(shape), sure
 
     def finish(self, x: Tensor, goal: Goal, points: Points, rng: SampleRng, budget: int) -> Tensor:
         """Walk on from the nearest of `points`, where there are regions: `(N, *shape)`."""
