@@ -81,7 +81,8 @@ def collect(store: Store, models: list[str], patterns: list[str], samples: int) 
 
 
 def tables(results: list[Result]) -> str:
-    return "\n\n".join([*(_model_tables(result) for result in results), _overall(results)])
+    sections = [*(_model_tables(result) for result in results), _side_by_side(results)]
+    return "\n\n".join([*sections, _overall(results)])
 
 
 def _model_tables(result: Result) -> str:
@@ -170,6 +171,29 @@ def _domination(result: Result) -> str:
 
 def is_ours(name: str) -> bool:
     return name == "closest" or name.startswith("closest-")
+
+
+def _side_by_side(results: list[Result]) -> str:
+    """All models in one table, in the order of the mean optimality."""
+    cells: dict[str, dict[str, str]] = {}
+    scores: dict[str, float] = {}
+    for result in results:
+        for row in result.rows:
+            score, gap = (f(row.distance, result.best) for f in (optimality, mean_gap))
+            scores[row.name] = scores.get(row.name, 0.0) + score
+            found = np.isfinite(row.distance).mean()
+            share = "" if found == 1 else f" ({found:.1%} found)"
+            cells.setdefault(row.name, {})[result.model] = (
+                f"{mean_found(row.distance):.4f}{share}, {gap:.2%}, {score:.4f}, "
+                f"{row.point.seconds:.3f}"
+            )
+    names = sorted(cells, key=lambda name: -scores[name])
+    header = ["attack", *(f"{result.model} ({len(result.best)})" for result in results)]
+    rows = [[name, *(cells[name].get(result.model, "-") for result in results)] for name in names]
+    return (
+        "## Side by side\n\nMean L2, gap to the best of all, optimality, CPU seconds; of so many "
+        "samples.\n\n" + markdown(header, rows)
+    )
 
 
 def _overall(results: list[Result]) -> str:
