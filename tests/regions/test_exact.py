@@ -256,3 +256,9 @@ def test_a_large_network_is_refused_at_once():
     clf = Classifier(nn.Sequential(nn.Linear(3, 3000), nn.ReLU(), nn.Linear(3000, 2)))
     with pytest.raises(ValueError, match="3,000 units that branch"):
         ExactDistance()(clf, torch.rand(1, 3))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_limit_that_would_never_be_reached_is_refused(seconds):
+    with pytest.raises(ValueError, match="seconds must be"):
+        ExactDistance(seconds=seconds)

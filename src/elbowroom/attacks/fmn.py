@@ -57,7 +57,7 @@ class FMN(Attack):
     def walk(
         self, clf: Classifier, x: Tensor, goal: Goal, guide: Goal, best: Best, start: Tensor
     ) -> None:
-        """One run down `guide`'s margin; whatever meets `goal` on the way is offered to `best`."""
+        """One run from `start` down `guide`'s margin; what meets `goal` is offered to `best`."""
         point = start
         first_size = radius = x.new_zeros(len(x))
         nearest = torch.full_like(radius, torch.inf)  # success of this run

@@ -1,4 +1,4 @@
-"""Where to go and how far: the strongest other classes, and a first estimate of the distance."""
+"""Where to go and how far: which other classes, and a first estimate of the distance."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class LinearRegion(Attack):
 
     starts:  walks per sample, each towards a class of its own where there are enough.
     regions: visited by each walk; one that was visited before counts, but costs little.
-    start:   where the walks begin: `Towards` the strongest other classes with a short attack, or
+    start:   where the walks begin: `Towards` the likeliest other classes with a short attack, or
              the `NearestPoints` of a data set, as the paper does.
     solver:  of the problem in a region: `WorkingSet` (exact) or `Accelerated` (the paper's).
     q:       share of the regions sampled on the sample's side (eq. 12; see PAPERS for the text).

@@ -156,7 +156,7 @@ def exact(
     near, solver = Closest(budget=EXACT_START, seed=seed), ExactDistance(seconds=seconds)
     parts = []
     with output.progress() as progress:
-        for n in progress.track(range(subject.samples), description="exact distances"):
+        for n in progress.track(range(len(loaded.x)), description="exact distances"):
             x, y = loaded.x[n : n + 1], loaded.y[n : n + 1]
             start = near(loaded.clf, x, y, indices=[n]).adversarial
             parts.append(solver(loaded.clf, x, y, start=start))

@@ -40,6 +40,10 @@ class ExactDistance:
     batch: int = 32
     gap: float = 1e-7
 
+    def __post_init__(self) -> None:
+        if not self.seconds >= 0:
+            raise ValueError(f"seconds must be a number from 0 upwards, not {self.seconds}")
+
     def __call__(
         self,
         clf: Classifier | nn.Module,
