@@ -25,6 +25,7 @@ MORE_DAMPING = 100.0
 PIVOTS = 12
 NEARLY_ZERO = 1e-10
 BISECTIONS = 30
+FEW = 24  # rows that a step is over, if no more are needed
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ def project_dense(
         least, most = _range_in_box(rows, lower, upper)
         impossible = impossible | (tiny & (least > bounds)).any(dim=1)
         there = there & ~(tiny & (most <= bounds))
+        rows = torch.where(there[..., None], rows, 0.0)
     scale = torch.where(there, length, 1.0)
-    A = torch.where(there[..., None], rows / scale[..., None], 0.0)
+    A = rows / scale[..., None]
     b = torch.where(there, bounds / scale, 1.0)
     mu = torch.where(there, mu * scale, 0.0)
     small_enough = tolerance * x.abs().amax(dim=1).clamp(min=1.0)
@@ -87,20 +89,16 @@ def project_dense(
     for iteration in range(iterations + 1):
         unclipped = x - shift
         z = torch.clamp(unclipped, lower, upper)
-        gradient = torch.bmm(A, z[..., None]).squeeze(2) - b
+        gradient = torch.bmm(z[:, None], A.transpose(1, 2)).squeeze(1) - b
         value = 0.5 * (z - x).square().sum(dim=1) + (mu * gradient).sum(dim=1)
         error = torch.where(mu > 0, gradient.abs(), gradient.clamp(min=0)).amax(dim=1)
         running = running & (error > small_enough) & (value <= ceiling) & ~impossible
         if iteration == iterations or not bool(running.any()):
             break
         free = ((unclipped > lower) & (unclipped < upper)).to(A.dtype)
-        H = torch.bmm(A * free[:, None], A.transpose(1, 2))
-        H.diagonal(dim1=1, dim2=2).add_(damping[:, None])
-        c = gradient + torch.bmm(H, mu[..., None]).squeeze(2)
-        target, ended = non_negative_minimum(H, c, mu > 0)
+        step, ended = _newton_step(A, free, gradient, mu, damping)
         damping = torch.where(ended, damping / MORE_DAMPING, damping * MORE_DAMPING)
         damping = damping.clamp(DAMPING, 1.0)
-        step = target - mu
         # Pivoting may have ended early; a gradient step always ascends, as R bounds the Hessian.
         ascends = (step * gradient).sum(dim=1) > 0
         small = (mu + gradient / A.shape[1]).clamp(min=0) - mu
@@ -112,6 +110,44 @@ def project_dense(
         shift = shift + t[:, None] * slope
     value = torch.where(impossible, torch.inf, value)
     return DenseProjection(z, mu / scale, value, error)
+
+
+def _newton_step(
+    A: Tensor, free: Tensor, gradient: Tensor, mu: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Steps `(P, R)` to the optima of the quadratic models, and `(P,)` whether they are reached.
+
+    Few rows hold an optimum. The model is therefore of rows with a multiplier, of violated ones,
+    and of those nearest to it, `FEW` in all, as long as so many will do.
+    """
+    held = (mu > 0) | (gradient > 0)
+    if mu.shape[1] <= FEW:
+        return _step_of_all(A, free, gradient, mu, damping)
+    many = held.sum(dim=1) > FEW
+    step, ended = torch.zeros_like(mu), torch.zeros_like(many)
+    if not bool(many.all()):
+        chosen = torch.where(held, torch.inf, gradient).topk(FEW, dim=1).indices
+        rows = torch.arange(len(A), device=A.device)[:, None]
+        some = (A[rows, chosen], free, gradient.gather(1, chosen), mu.gather(1, chosen), damping)
+        part, ended = _step_of_all(*some)
+        step.scatter_(1, chosen, part)
+    if bool(many.any()):
+        # For the others too, and left unused: shapes, and so last bits, do not depend on them.
+        full, reached = _step_of_all(A, free, gradient, mu, damping)
+        step = torch.where(many[:, None], full, step)
+        ended = torch.where(many, reached, ended)
+    return step, ended
+
+
+def _step_of_all(
+    A: Tensor, free: Tensor, gradient: Tensor, mu: Tensor, damping: Tensor
+) -> tuple[Tensor, Tensor]:
+    """As `_newton_step`, of all rows `A` `(P, R, d)`."""
+    H = torch.bmm(A * free[:, None], A.transpose(1, 2))
+    H.diagonal(dim1=1, dim2=2).add_(damping[:, None])
+    c = gradient + torch.bmm(H, mu[..., None]).squeeze(2)
+    target, ended = non_negative_minimum(H, c, mu > 0)
+    return target - mu, ended
 
 
 def _range_in_box(rows: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

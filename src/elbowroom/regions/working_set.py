@@ -21,7 +21,7 @@ from elbowroom.regions.polytope import Polytopes
 
 # Problems solved at a time, and rows of all of them: beyond a few, the rows no longer fit a
 # processor's cache, and padding would cost more than a batch gains.
-DENSE_BLOCK, DENSE_ROWS = 4, 1024
+DENSE_BLOCK, DENSE_ROWS = 8, 1024
 # A working set of many rows grows by this share of them, as one that takes hundreds would
 # otherwise take tens of rounds, each dearer than the one before.
 GROWTH = 8
