@@ -209,4 +209,4 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, tmp_path):
     monkeypatch.setattr("elbowroom.cli.measure.run_audit", interrupted)
     result = run("audit", *SMALL, "--out", tmp_path)
     assert result.exit_code == 130
-    assert "again to resume" in result.stderr
+    assert "the same command resumes an audit" in result.stderr

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from elbowroom.regions.newton import non_negative_minimum, project_dense
+from elbowroom.regions.newton import FEW, non_negative_minimum, project_dense
 from oracles.polytopes import by_daqp, by_slsqp, daqp
 
 SOLVERS = [
@@ -109,6 +109,44 @@ def test_infeasible_problems_exceed_the_farthest_corner(seed, oddity, features, 
         torch.from_numpy(x)[None], torch.from_numpy(lower), torch.from_numpy(upper)
     )
     assert float(found.value) > float(farthest)
+
+
+def _with_many_rows(seed, features, rows, held):
+    """A problem of so many rows; for all but the first `held` there is plenty of room."""
+    rng = np.random.default_rng(seed)
+    x, A, _, lower, upper = _problem(seed, features, rows)
+    inside = rng.uniform(0.2, 0.8, features)
+    length = np.linalg.norm(A, axis=1)
+    A[:held] *= np.sign((A[:held] * (x - inside)).sum(axis=1))[:, None]  # x lies beyond those
+    return x, A, A @ inside + np.where(np.arange(rows) < held, 0.0, length), lower, upper
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@given(seed=st.integers(0, 10**6), held=st.integers(0, 60), rows=st.integers(FEW + 1, 60))
+def test_steps_over_some_of_many_rows_end_at_the_same_optimum(solver, seed, held, rows):
+    problem = _with_many_rows(seed, 40, rows, held)
+    found = _solve(*problem)
+    other = solver(*problem)
+    assert other is not None
+    assert float(found.error) <= 1e-8
+    assert float(found.value) == pytest.approx(0.5 * other[1] ** 2, rel=1e-6, abs=1e-9)
+
+
+def test_last_bits_do_not_depend_on_the_batch():
+    problems = [_with_many_rows(seed, 40, 48, held) for seed, held in enumerate((3, 45, 8, 48, 0))]
+    lower, upper = (torch.from_numpy(bound) for bound in problems[0][3:])
+    x, A, b = (torch.from_numpy(np.stack(parts)) for parts in list(zip(*problems, strict=True))[:3])
+    many = ((A @ x[..., None]).squeeze(2) > b).sum(dim=1) > FEW
+    assert many.tolist() == [False, True, False, True, False]
+
+    def solved(chosen):
+        ceiling = _farthest(x[chosen], lower, upper)
+        mu = torch.zeros(len(chosen), 48, dtype=torch.float64)
+        return project_dense(x[chosen], A[chosen], b[chosen], lower, upper, mu, ceiling=ceiling)
+
+    for mates in ([0, 2], [0, 1], [1, 0], [1, 3], [3, 4], [2, 4]):
+        for place, number in enumerate(mates):
+            assert torch.equal(solved(mates).z[place], solved([number, number]).z[0])
 
 
 def test_a_ceiling_ends_the_search_above_it():

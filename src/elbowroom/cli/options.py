@@ -67,7 +67,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except typer.Exit:  # which is a RuntimeError
             raise
         except KeyboardInterrupt:
-            typer.echo("interrupted: run the same command again to resume", err=True)
+            told = "the same command resumes an audit or a training, and does others anew"
+            typer.echo(f"interrupted: {told}", err=True)
             raise typer.Exit(130) from None
         except FORESEEN as error:
             if debug:
