@@ -61,33 +61,30 @@ def panel(result: Result) -> Panel:
         title=f"{result.model}, {len(result.best)} images",
         ours=[point for point in drawn if is_ours(point.name)],
         others=[point for point in drawn if not is_ours(point.name)],
-        y_range=(0.97 * best, 1.03 * HIGHEST * best),
+        y_range=(0.9 * best, 1.03 * HIGHEST * best),  # room for labels below the best
         elsewhere=" ".join(notes),
     )
 
 
 def x_title(shown: Panel, newline: str) -> str:
-    return newline.join(["seconds per sample", *textwrap.wrap(shown.elsewhere, 130)])
+    return newline.join(["CPU seconds per sample", *textwrap.wrap(shown.elsewhere, 130)])
 
 
 def plot(results: list[Result], out: Path) -> None:
     """Writes `plot.html`, and `plot.png` where matplotlib is installed."""
     panels = [panel(result) for result in results]
-    columns = min(2, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    _interactive(panels, lines, columns).write_html(out / "plot.html", include_plotlyjs=True)
+    _interactive(panels).write_html(out / "plot.html", include_plotlyjs=True)
     print(f"wrote {out / 'plot.html'}")
     if importlib.util.find_spec("matplotlib"):
-        _still(panels, lines, columns, out / "plot.png")
+        _still(panels, out / "plot.png")
         print(f"wrote {out / 'plot.png'}")
 
 
-def _interactive(panels: list[Panel], lines: int, columns: int) -> go.Figure:
-    figure = make_subplots(
-        rows=lines, cols=columns, subplot_titles=[shown.title for shown in panels]
-    )
+def _interactive(panels: list[Panel]) -> go.Figure:
+    """One panel below the other, as wide as the window."""
+    figure = make_subplots(rows=len(panels), subplot_titles=[shown.title for shown in panels])
     for i, shown in enumerate(panels):
-        place = {"row": i // columns + 1, "col": i % columns + 1}
+        place = {"row": i + 1, "col": 1}
         for points, mode, color in (
             (shown.others, "markers+text", GREY),
             (shown.ours, "lines+markers+text", RED),
@@ -109,15 +106,17 @@ def _interactive(panels: list[Panel], lines: int, columns: int) -> go.Figure:
         exponents = [math.log10(bound) for bound in shown.x_range]
         figure.update_xaxes(type="log", range=exponents, title=title, **place)
         figure.update_yaxes(range=shown.y_range, title="mean L2 norm", **place)
-    return figure.update_layout(height=650 * lines, width=950 * columns, template="plotly_white")
+    return figure.update_layout(height=650 * len(panels), template="plotly_white")
 
 
-def _still(panels: list[Panel], lines: int, columns: int, path: Path) -> None:
+def _still(panels: list[Panel], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
     figure, grid = pyplot.subplots(
         lines, columns, figsize=(9 * columns, 6 * lines), squeeze=False, layout="constrained"
     )
