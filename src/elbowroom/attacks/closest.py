@@ -25,11 +25,12 @@ class Closest(Attack):
     """The nearest example at any budget: many starts, walks along the boundary, exact last steps.
 
     On networks trained to be robust the decision boundary is rough and has many local minima, and
-    which one an attack ends in depends on its start. So there are many: short `FMN` runs towards
+    which one an attack ends in depends on its start. So there are many: short `FAB` runs towards
     the likeliest other classes, and random smooth patterns. From all of them `BoundaryWalk`
     goes a little way, the nearest ones go on, and the nearest of these end in the walk
     through linear regions of `LinearRegion`, which is exact in each region. Budgets below 400,
-    networks without linear regions, and the norms L1 and Linf do without that.
+    networks without linear regions, and the norms L1 and Linf do without that, and start with
+    `FMN` instead of `FAB`.
 
     That is done in cycles, each with new random starts, until two cycles agree or the budget is
     spent.

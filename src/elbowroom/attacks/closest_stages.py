@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.attacks.boundary_walk import BoundaryWalk
+from elbowroom.attacks.fab import FAB
 from elbowroom.attacks.fmn import FMN
 from elbowroom.attacks.linear_region import QUICK, region_solver, require_regions
 from elbowroom.attacks.random_points import random_boundary_points
@@ -153,11 +154,14 @@ class Stages:
         low = starts * START_COST < LEAST_BUDGET
         rounds, share = (LOW_ROUNDS, LOW_KEPT) if low else (ROUNDS, KEPT)
         kept = max(LEAST_KEPT, math.ceil(starts / share))
-        points = self._start(x, goal, starts, rng, cycle)
+        visiting = self.regions and not low
+        # Regions that `FAB` leads to hold nearer points; without visits to any, `FMN` gets nearer.
+        guide = FAB(steps=GRADIENT_STEPS) if visiting else FMN(steps=GRADIENT_STEPS)
+        points = self._start(x, goal, starts, guide, rng, cycle)
         points = self._walk(x, goal, points, STEPS, 1).nearest(kept)
         points = self._walk(x, goal, points, STEPS, rounds)
         standing = points.basins(x)
-        if self.regions and not low:
+        if visiting:
             visits = Visits(VISITS, LAST_VISITS, PATIENCE, starts * START_COST)
             stream = STAGES * cycle + VISITING
             points = self._visit_regions(x, goal, points, standing > 0, visits, rng, stream)
@@ -177,14 +181,18 @@ class Stages:
             points = self._visit_regions(x, goal, points, every, plan, rng, FINISHING)
         return points.nearest(1).point
 
-    def _start(self, x: Tensor, goal: Goal, count: int, rng: SampleRng, cycle: int) -> Points:
-        """`count` points per sample: towards other classes in the first cycle, and at random."""
+    def _start(
+        self, x: Tensor, goal: Goal, count: int, guide: FAB | FMN, rng: SampleRng, cycle: int
+    ) -> Points:
+        """`count` points per sample: `guide`'s towards other classes if it is the first cycle, and
+        at random.
+        """
         several = isinstance(goal, Misclassified)
         classes = self.clf.logits(x[:1]).shape[1] if several else 2
         guided = 0 if cycle else min(math.ceil(GRADIENT_SHARE * count), classes - 1)
         found = x[:, None, ...][:, :0]
         if guided:
-            towards = Towards(attack=FMN(steps=GRADIENT_STEPS), batch=BLOCK)
+            towards = Towards(attack=guide, batch=BLOCK)
             found = towards.find(self.clf, x, goal, guided, rng, self.norm)
         rows = repeat(x, count - guided)
         numbers = torch.arange(len(rows), device=x.device) % (count - guided)
