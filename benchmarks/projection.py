@@ -1,7 +1,7 @@
 """Projections onto linear regions: against DAQP, and against the solver of the LRA paper.
 
-    python benchmarks/projection.py [--nets kw_mnist madry-linf RSL18a digits-mlp digits-resnet]
-                                    [--regions 100] [--accelerated 20] [--threads 1]
+    python benchmarks/projection.py [--nets kw_mnist RSL18a digits-cnn ...] [--regions 100]
+                                    [--accelerated 20] [--threads 1]
 
 In float64. The regions are those that the attack `LinearRegion` visits on its walk along the
 decision boundary, from 10 test samples of each network. Every one is projected onto three times:
@@ -13,7 +13,7 @@ decision boundary, from 10 test samples of each network. Every one is projected 
   same optimum. The time is that of DAQP only, without the computation of rows.
 - the paper's solver, `Accelerated()` with 500 steps, for the first regions only, in batches of 20.
 
-The two small networks are trained on scikit-learn's digits on the first run (seconds; kept in
+The small networks are trained on scikit-learn's digits on the first run (seconds; kept in
 OUT/nets). The others: docs/data.md and benchmarks/README.md.
 """
 
@@ -49,6 +49,7 @@ INFEASIBLE = -1  # DAQP's exit flag
 SMALL = {
     "digits-mlp": ("mlp", {"sizes": (64, 32, 32, 10)}),
     "digits-resnet": ("resnet13", {"width": 2, "size": 8}),
+    "digits-cnn": ("fonts-cnn", {"size": 8}),
 }
 NETS = ("kw_mnist", "madry-linf", "RSL18a", *SMALL)
 
