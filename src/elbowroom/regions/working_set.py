@@ -19,9 +19,10 @@ from elbowroom.regions.newton import DenseProjection, project_dense
 from elbowroom.regions.padded import blocks
 from elbowroom.regions.polytope import Polytopes
 
-# Problems solved at a time, and rows of all of them: beyond a few, the rows no longer fit a
-# processor's cache, and padding would cost more than a batch gains.
-DENSE_BLOCK, DENSE_ROWS = 8, 1024
+# Problems solved at a time, and values of the rows of all of them (1,024 rows of MNIST): beyond a
+# few, they no longer fit a processor's cache, padding would cost more than a batch gains, and their
+# copies would outweigh a large network's own memory.
+DENSE_BLOCK, DENSE_VALUES = 8, 1024 * 784
 # A working set of many rows grows by this share of them, as one that takes hundreds would
 # otherwise take tens of rounds, each dearer than the one before.
 GROWTH = 8
@@ -200,7 +201,8 @@ class _Problems:
         more, wide = -count % LINE, -features % LINE
         size = len(self.active)
         if self.polytopes.block:
-            size = max(1, min(DENSE_BLOCK, DENSE_ROWS // (count + more)))
+            values = max(1, (count + more) * (features + wide))
+            size = max(1, min(DENSE_BLOCK, DENSE_VALUES // values))
         lower, upper = F.pad(self.lower, (0, wide)), F.pad(self.upper, (0, wide))
         everything = self.rows
         if more or wide:
