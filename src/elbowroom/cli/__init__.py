@@ -9,6 +9,7 @@ import typer
 from elbowroom.cli.make import data, train
 from elbowroom.cli.measure import audit, report
 from elbowroom.cli.papers import figure
+from elbowroom.cli.preimage import preimage
 from elbowroom.cli.single import attack, certify, exact
 from elbowroom.version import __version__
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (audit, attack, certify, exact, figure, report, train, data):
+for function in (audit, attack, certify, exact, figure, preimage, report, train, data):
     app.command()(function)
 
 

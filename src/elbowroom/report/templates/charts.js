@@ -19,11 +19,16 @@
     fixedrange: true,
   });
 
-  const traces = (chart) => chart.data.map((trace) => ({
-    ...trace,
-    line: {...trace.line, color: colour(trace.meta)},
-    fillcolor: colour("band"),
-  }));
+  // meta names the colour of a trace, or that and the colour it is filled with.
+  const traces = (chart) => chart.data.map((trace) => {
+    const [ink, band = "band"] = [trace.meta].flat();
+    return {
+      ...trace,
+      line: {...trace.line, color: colour(ink)},
+      marker: {...trace.marker, color: colour(ink)},
+      fillcolor: colour(band),
+    };
+  });
 
   const layout = (given) => ({
     ...given,
