@@ -139,6 +139,11 @@ class Classifier:
                 self._graphs[key] = trace(self.network, key, dtype=self.dtype, device=self.device)
         return self._graphs[key]
 
+    def with_graph(self, shape: Sequence[int], graph: Graph) -> Classifier:
+        """This classifier, its graph for samples of `shape` known already."""
+        self._graphs[tuple(shape)] = graph
+        return self
+
     # -- inputs ------------------------------------------------------------------------------
 
     def clamp(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from elbowroom.attacks import Attack, IterativePerturbation, LinearRegion, NearestPoints
 from elbowroom.audit import MethodConfig
 from elbowroom.classifier import Classifier
+from elbowroom.cli import nspgd_figures
 from elbowroom.cli.options import (
     Output,
     SeedOption,
@@ -39,7 +40,7 @@ CURVES: dict[str, Any] = {"starts": 2, "regions": 20, "independent": True}
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What a figure is made of: `x` `(N, *shape)`, `y` `(N,)` and their `numbers` in the data.
 
     points: data points that walks may start from; loaded when they are asked for.
@@ -82,7 +83,7 @@ class _Job:
 Made = tuple[str, dict[str, Any]]
 
 
-def _figure_5(job: _Job, name: str) -> Made:
+def _figure_5(job: Job, name: str) -> Made:
     attack = job.attack(WALKS)
     rows = lra.figure_5(job.clf, job.x, job.y, attack=attack, advance=job.advance)
     rows = [replace(row, sample=int(job.numbers[row.sample])) for row in rows]
@@ -95,7 +96,7 @@ def _figure_5(job: _Job, name: str) -> Made:
     return page, {"rows": values}
 
 
-def _figure_6(job: _Job, name: str) -> Made:
+def _figure_6(job: Job, name: str) -> Made:
     known = [field.name for field in fields(WorkingSet)]
     if unknown := [option for option in job.options if option not in known]:
         raise ValueError(f"lra-6 has no option {unknown[0]!r}; it has {', '.join(known)}")
@@ -110,7 +111,7 @@ def _figure_6(job: _Job, name: str) -> Made:
     }
 
 
-def _curves(job: _Job, name: str) -> Made:
+def _curves(job: Job, name: str) -> Made:
     if name in ("lra-1", "lra-3"):
         attack = job.attack({**CURVES, "gamma": 9.0 if name == "lra-3" else 6.0})
         found = lra_curves.figure_1(job.clf, job.x, job.y, attack=attack, advance=job.advance)
@@ -126,7 +127,7 @@ def _curves(job: _Job, name: str) -> Made:
     }
 
 
-def _iterated(job: _Job, name: str) -> Made:
+def _iterated(job: Job, name: str) -> Made:
     options = {**job.options, "seed": job.seed}
     attack = MethodConfig(kind="attack", method="iterative", options=options).build()
     assert isinstance(attack, IterativePerturbation)
@@ -141,7 +142,7 @@ def _iterated(job: _Job, name: str) -> Made:
 
 
 #: Figure -> (how it is made, how many samples by default).
-FIGURES: dict[str, tuple[Callable[[_Job, str], Made], int]] = {
+FIGURES: dict[str, tuple[Callable[[Job, str], Made], int]] = {
     "lra-1": (_curves, 10),
     "lra-2": (_curves, 10),
     "lra-3": (_curves, 10),
@@ -149,6 +150,10 @@ FIGURES: dict[str, tuple[Callable[[_Job, str], Made], int]] = {
     "lra-5": (_figure_5, 6),
     "lra-6": (_figure_6, 6),
     "bounds-2.5": (_iterated, 6),
+    "nspgd-2": (nspgd_figures.figure_2, 4),
+    "nspgd-5": (nspgd_figures.figure_5, 100),
+    "nspgd-7": (nspgd_figures.figure_7, 100),
+    "nspgd-9": (nspgd_figures.figure_9, 6),
 }
 
 
@@ -177,7 +182,9 @@ def figure(
 
     lra-1 to lra-6: progress over linear regions for several q (1, 3) and gamma (2, 4), images on
     the decision boundary (5), images that share a linear region (6). bounds-2.5: iterated
-    perturbations.
+    perturbations. nspgd-2: one step in the null space of a two-layer network; nspgd-5, nspgd-7:
+    walks between classes at equal confidence, their images and success rates; nspgd-9: how wide
+    their paths are.
 
     [bold]Examples[/bold]
 
@@ -187,6 +194,8 @@ def figure(
       --set regions=100 --count 50
 
       elbowroom figure bounds-2.5 --model my_package.nets:make --data images/
+
+      elbowroom figure nspgd-7 --set sources=5 --set distance=ssim --set threshold=0.1
     """
     if name not in FIGURES:
         raise ValueError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
@@ -208,7 +217,7 @@ def figure(
             found = load_data(output, subject.data, start_split, None)
             return found.take(min(START_POINTS, len(found)))
 
-        job = _Job(clf, x, y, numbers, points, options, seed, about, advance)
+        job = Job(clf, x, y, numbers, points, options, seed, about, advance)
         page, values = make(job, name)
     path = out or Path(f"{name}.html")
     write_atomically(path, page.encode())

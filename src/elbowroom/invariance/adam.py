@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from elbowroom.classifier import Classifier
-from elbowroom.goals import SameLogits
-from elbowroom.invariance.base import Inversion
-from elbowroom.norms import L2, per_sample
+from elbowroom.invariance.base import Found, Inversion, Problem
+from elbowroom.norms import L2
 from elbowroom.optimise import Adam, Best, cosine_decay
-from elbowroom.sampling import SampleRng
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,27 +32,18 @@ class AdamOnLogits(Inversion):
     learning_rates: Sequence[float] = (0.01, 0.03, 0.1)
     beta2: float = 0.95
 
-    def descend(
-        self,
-        clf: Classifier,
-        start: Tensor,
-        toward: Tensor,
-        goal: SameLogits,
-        rng: SampleRng,
-    ) -> Tensor:
-        best = Best(toward, L2)
-        width = self._width(clf, start, toward)
+    def descend(self, problem: Problem) -> Found:
+        best = Best(problem.toward, L2)
         for learning_rate in self.learning_rates:
-            self._run(clf, toward, goal, learning_rate * width, best)
+            self._run(problem, learning_rate * problem.width, best)
             if bool(best.met.all()):
                 break
-        return best.point
+        return Found(best.point)
 
-    def _run(
-        self, clf: Classifier, toward: Tensor, goal: SameLogits, rate: Tensor, best: Best
-    ) -> None:
+    def _run(self, problem: Problem, rate: Tensor, best: Best) -> None:
+        clf, goal = problem.clf, problem.goal
         adam = Adam(beta2=self.beta2)
-        z = toward.clone()
+        z = problem.toward.clone()
         for step in range(self.steps):
             logits, gradient = clf.gradient(z, goal.loss)
             best.offer(z, logits, goal, where=~best.met)
@@ -64,9 +51,3 @@ class AdamOnLogits(Inversion):
                 return
             size = cosine_decay(step, self.steps, floor=1e-3) * rate
             z = clf.clamp(z - size * adam.step(gradient))
-
-    @staticmethod
-    def _width(clf: Classifier, start: Tensor, toward: Tensor) -> Tensor:
-        width = (clf.upper - clf.lower).expand(toward.shape)
-        spread = per_sample((start - toward).flatten(1).abs().amax(dim=1), toward)
-        return torch.where(width.isfinite(), width, spread)

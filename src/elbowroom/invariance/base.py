@@ -1,4 +1,4 @@
-"""What every inversion shares: checking inputs, the re-check, the distances."""
+"""What every inversion shares: checking inputs, what is compared, the re-check, the distances."""
 
 from __future__ import annotations
 
@@ -10,11 +10,62 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.features import features_of
 from elbowroom.goals import SameLogits
 from elbowroom.norms import L2, Linf, per_sample
 from elbowroom.optimise import require_counts
 from elbowroom.results import InversionResult
 from elbowroom.sampling import SampleRng
+
+
+@dataclass(frozen=True)
+class Problem:
+    """N inversions.
+
+    clf:    the classifier whose outputs are the features compared.
+    start:  `(N, *shape)`: has the wanted features if `known`; else the corner of the input box
+            farthest from `toward` (Invariance thesis, 3.2.2, "Setting Logits Directly"; `toward`
+            itself along features without bounds).
+    toward: `(N, *shape)`. goal: the wanted features, and how exactly.
+    """
+
+    clf: Classifier
+    start: Tensor
+    toward: Tensor
+    goal: SameLogits
+    rng: SampleRng
+    known: bool
+
+    def __len__(self) -> int:
+        return len(self.toward)
+
+    @property
+    def width(self) -> Tensor:
+        """`(N, *shape)`: of the input box; where it has no bounds, the spread of start and toward."""
+        width = (self.clf.upper - self.clf.lower).expand(self.toward.shape)
+        spread = (self.start - self.toward).flatten(1).abs().amax(dim=1)
+        return torch.where(width.isfinite(), width, per_sample(spread, self.toward))
+
+    def take(self, rows: Tensor) -> Problem:
+        """The inversions `rows`, no repeats; they share their random streams with these."""
+        goal = self.goal.take(rows)
+        assert isinstance(goal, SameLogits)
+        return Problem(
+            self.clf, self.start[rows], self.toward[rows], goal, self.rng.take(rows), self.known
+        )
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search has to offer.
+
+    example: `(N, *shape)`: the nearest point to `toward` that meets the goal, or else the one that
+             comes nearest to meeting it.
+    path:    `(P, N, *shape)`: see `InversionResult`.
+    """
+
+    example: Tensor
+    path: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,70 +74,129 @@ class Inversion(ABC):
 
     A subclass is one frozen dataclass of hyperparameters with one method, `descend`.
 
-    tolerance: largest mean squared difference of logits that counts as the same.
-    seed:      of everything random; with the sample's index it fixes every draw.
+    tolerance:   largest mean squared difference of features that counts as the same.
+    layer:       name of the layer whose output is compared; the logits by default
+                 (`elbowroom.features.layer_names` lists them).
+    up_to_shift: compare up to a common shift of all logits, which softmax does not see.
+    seed:        of everything random; with the sample's index it fixes every draw.
     """
 
     tolerance: float = 1e-8
+    layer: str | None = None
+    up_to_shift: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         require_counts(self)
+        if not self.tolerance >= 0:
+            raise ValueError(f"tolerance must be a number from 0 upwards, not {self.tolerance}")
 
     def __call__(
         self,
         clf: Classifier | nn.Module,
         *,
-        start: Tensor,
         toward: Tensor,
+        start: Tensor | None = None,
+        target: Tensor | None = None,
         indices: Sequence[int] | None = None,
     ) -> InversionResult:
-        """Find points with the logits of `start`, close to `toward`, both `(N, *shape)`.
+        """Find points with the features of `start`, close to `toward`, both `(N, *shape)`.
 
-        Where the search finds none that is nearer, the answer is `start` itself.
-
+        target:  the wanted features themselves, `(N, K)` or `(K,)`, instead of those of `start`;
+                 of a layer, its flattened output. With `up_to_shift`, still all K of them.
         indices: the samples' numbers in their data set, which seed their randomness.
-        Raises `ValueError` for inputs that `Classifier.validate` refuses.
+
+        Where the search finds nothing that is nearer than `start`, the answer is `start` itself.
+        Where there is no start, and no point with these features is found, `success` is False and
+        the answer the point that came nearest to them. Raises `ValueError` for inputs that
+        `Classifier.validate` refuses, unless exactly one of `start` and `target` is given, and for
+        targets of the wrong length.
         """
         clf = as_classifier(clf)
-        if start.shape != toward.shape:
-            raise ValueError(
-                f"start and toward must have one shape, got {tuple(start.shape)} and "
-                f"{tuple(toward.shape)}"
-            )
-        start, _ = clf.validate(start)
+        if (start is None) == (target is None):
+            raise ValueError("give either start or target: what has the wanted features, or these")
         toward, _ = clf.validate(toward)
-        rng = SampleRng(self.seed, indices if indices is not None else range(len(start)))
-        if len(rng) != len(start):
-            raise ValueError(f"{len(rng)} indices for {len(start)} samples")
-        with clf.metered() as spent:
-            wanted = clf.logits(start)
-            goal = SameLogits(wanted, torch.full_like(wanted[:, 0], self.tolerance))
-            example = clf.clamp(self.descend(clf, start, toward, goal, rng).detach())
-            # `start` has the wanted logits itself: no answer need be farther away than it is.
+        if start is not None:
+            if start.shape != toward.shape:
+                raise ValueError(
+                    f"start and toward must have one shape, got {tuple(start.shape)} and "
+                    f"{tuple(toward.shape)}"
+                )
+            start, _ = clf.validate(start)
+        rng = SampleRng(self.seed, indices if indices is not None else range(len(toward)))
+        if len(rng) != len(toward):
+            raise ValueError(f"{len(rng)} indices for {len(toward)} samples")
+        shape = toward.shape[1:]
+        part = features_of(clf, shape, layer=self.layer, up_to_shift=self.up_to_shift)
+        with clf.session(), part.metered() as spent:
+            if start is not None:
+                wanted = part.logits(start)
+            else:
+                assert target is not None
+                wanted = self._wanted(clf, part, toward, target)
+            result = self._answer(part, start, toward, wanted, rng)
+            cost = spent()
+        if part is not clf:
+            clf.cost += cost
+        return InversionResult(**result, cost=cost)
+
+    def _wanted(self, clf: Classifier, part: Classifier, toward: Tensor, target: Tensor) -> Tensor:
+        """The features `(N, K)` to be compared, from those that the caller gave."""
+        whole = features_of(clf, toward.shape[1:], layer=self.layer)
+        count = whole.logits(toward[:1]).shape[1]
+        if not isinstance(target, Tensor) or not target.dtype.is_floating_point:
+            raise ValueError("target must be a floating-point tensor of features")
+        if target.shape not in ((count,), (len(toward), count)):
+            raise ValueError(
+                f"target has shape {tuple(target.shape)}, but {self.layer or 'the network'} has "
+                f"{count} features: it must be ({count},) or ({len(toward)}, {count})"
+            )
+        if not bool(target.isfinite().all()):
+            raise ValueError("target has NaN or infinite values")
+        target = target.to(toward).expand(len(toward), count)
+        if not self.up_to_shift:
+            return target
+        last = part.graph(toward.shape[1:]).nodes[-1].op
+        return target @ last.weight.T  # type: ignore[attr-defined,no-any-return]
+
+    def _answer(
+        self,
+        clf: Classifier,
+        start: Tensor | None,
+        toward: Tensor,
+        wanted: Tensor,
+        rng: SampleRng,
+    ) -> dict[str, Tensor | None]:
+        goal = SameLogits(wanted, torch.full_like(wanted[:, 0], self.tolerance))
+        begin = _farthest_corner(clf, toward) if start is None else start
+        found = self.descend(Problem(clf, begin, toward, goal, rng, start is not None))
+        example = clf.clamp(found.example.detach())
+        if start is not None:
+            # It has the wanted features itself: no answer need be farther away than it is.
             farther = L2.length(example - toward) > L2.length(start - toward)
             missed = ~goal.met(clf.logits(example)) | farther
             example = torch.where(per_sample(missed, example), start, example)
-            # As with attacks, one plain forward pass decides.
-            logits = clf.logits(example)
-            success = goal.met(logits)
-            move = example.double() - toward.double()
-            return InversionResult(
-                example=example,
-                distance=torch.where(success, L2.length(move), torch.inf),
-                distance_linf=torch.where(success, Linf.length(move), torch.inf),
-                feature_mse=goal.loss(logits).double(),
-                success=success,
-                cost=spent(),
-            )
+        # As with attacks, one plain forward pass decides.
+        logits = clf.logits(example)
+        success = goal.met(logits)
+        move = example.double() - toward.double()
+        moved = L2.length(move)
+        return {
+            "example": example,
+            "distance": torch.where(success, moved, torch.inf),
+            "distance_linf": torch.where(success, Linf.length(move), torch.inf),
+            "moved": moved,
+            "feature_mse": goal.loss(logits).double(),
+            "success": success,
+            "path": found.path,
+        }
 
     @abstractmethod
-    def descend(
-        self,
-        clf: Classifier,
-        start: Tensor,
-        toward: Tensor,
-        goal: SameLogits,
-        rng: SampleRng,
-    ) -> Tensor:
-        """The closest points `(N, *shape)` to `toward` that meet `goal`; misses are dropped."""
+    def descend(self, problem: Problem) -> Found:
+        """The points that the search offers; misses and those farther than `start` are dropped."""
+
+
+def _farthest_corner(clf: Classifier, toward: Tensor) -> Tensor:
+    lower, upper = clf.lower.expand(toward.shape), clf.upper.expand(toward.shape)
+    corner = torch.where(toward - lower > upper - toward, lower, upper)
+    return torch.where(corner.isfinite(), corner, toward)

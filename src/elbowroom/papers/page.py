@@ -17,7 +17,7 @@ from elbowroom.report.exhibits import Features, feature_table
 from elbowroom.report.page import environment
 from elbowroom.report.pictures import Array, Picture, difference, is_picture, picture
 
-__all__ = ["About", "Frame", "Panel", "Strip", "as_array", "frame", "grey_scale", "render"]
+__all__ = ["About", "Frame", "Panel", "Strip", "Table", "as_array", "frame", "grey_scale", "render"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,22 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows of (name, cells); `corner` says what the rows are."""
+
+    title: str
+    corner: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[str]]]
+
+
+@dataclass(frozen=True)
 class Figure:
     """Everything on a page besides `About`.
 
     name:   "LRA, Fig. 5". lede: what is seen. captions: sentences below.
     legend: (key, name) of each curve; the style sheet gives a key its colour.
+    over:   what the curves run over. last: where the last values of the curves are.
     """
 
     name: str
@@ -93,6 +104,9 @@ class Figure:
     strips: Sequence[Strip] = ()
     panels: Sequence[Panel] = ()
     legend: Sequence[tuple[str, str]] = field(default=())
+    tables: Sequence[Table] = ()
+    over: str = "the number of regions visited"
+    last: str = "After the last region"
 
 
 def render(figure: Figure, about: About) -> str:
