@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +80,7 @@ def _without_mean(width: int) -> Tensor:
     rows = torch.tril(torch.ones(width, width, dtype=torch.float64))[:-1]
     numbers = torch.arange(1, width, dtype=torch.float64)
     rows[torch.arange(width - 1), torch.arange(1, width)] = -numbers
-    return cast(Tensor, rows / torch.sqrt(numbers * (numbers + 1))[:, None])
+    return rows / torch.sqrt(numbers * (numbers + 1))[:, None]
 
 
 class _Part(nn.Module):

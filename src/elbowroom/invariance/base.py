@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from elbowroom.features import features_of
 from elbowroom.goals import SameLogits
 from elbowroom.norms import L2, Linf, per_sample
 from elbowroom.optimise import require_counts
-from elbowroom.results import InversionResult
+from elbowroom.results import Cost, InversionResult
 from elbowroom.sampling import SampleRng
 
 
@@ -41,18 +41,17 @@ class Problem:
 
     @property
     def width(self) -> Tensor:
-        """`(N, *shape)`: of the input box; where it has no bounds, the spread of start and toward."""
+        """`(N, *shape)`: of the input box; else the spread of start and toward."""
         width = (self.clf.upper - self.clf.lower).expand(self.toward.shape)
         spread = (self.start - self.toward).flatten(1).abs().amax(dim=1)
         return torch.where(width.isfinite(), width, per_sample(spread, self.toward))
 
     def take(self, rows: Tensor) -> Problem:
-        """The inversions `rows`, no repeats; they share their random streams with these."""
+        """The inversions `rows` (indices, repeats allowed), their random streams begun anew."""
         goal = self.goal.take(rows)
         assert isinstance(goal, SameLogits)
-        return Problem(
-            self.clf, self.start[rows], self.toward[rows], goal, self.rng.take(rows), self.known
-        )
+        rng = self.rng.children(rows, torch.zeros_like(rows))
+        return Problem(self.clf, self.start[rows], self.toward[rows], goal, rng, self.known)
 
 
 @dataclass(frozen=True)
@@ -135,10 +134,10 @@ class Inversion(ABC):
                 assert target is not None
                 wanted = self._wanted(clf, part, toward, target)
             result = self._answer(part, start, toward, wanted, rng)
-            cost = spent()
+            result = replace(result, cost=spent())
         if part is not clf:
-            clf.cost += cost
-        return InversionResult(**result, cost=cost)
+            clf.cost += result.cost
+        return result
 
     def _wanted(self, clf: Classifier, part: Classifier, toward: Tensor, target: Tensor) -> Tensor:
         """The features `(N, K)` to be compared, from those that the caller gave."""
@@ -166,7 +165,7 @@ class Inversion(ABC):
         toward: Tensor,
         wanted: Tensor,
         rng: SampleRng,
-    ) -> dict[str, Tensor | None]:
+    ) -> InversionResult:
         goal = SameLogits(wanted, torch.full_like(wanted[:, 0], self.tolerance))
         begin = _farthest_corner(clf, toward) if start is None else start
         found = self.descend(Problem(clf, begin, toward, goal, rng, start is not None))
@@ -181,15 +180,16 @@ class Inversion(ABC):
         success = goal.met(logits)
         move = example.double() - toward.double()
         moved = L2.length(move)
-        return {
-            "example": example,
-            "distance": torch.where(success, moved, torch.inf),
-            "distance_linf": torch.where(success, Linf.length(move), torch.inf),
-            "moved": moved,
-            "feature_mse": goal.loss(logits).double(),
-            "success": success,
-            "path": found.path,
-        }
+        return InversionResult(
+            example=example,
+            distance=torch.where(success, moved, torch.inf),
+            distance_linf=torch.where(success, Linf.length(move), torch.inf),
+            moved=moved,
+            feature_mse=goal.loss(logits).double(),
+            success=success,
+            path=found.path,
+            cost=Cost(),
+        )
 
     @abstractmethod
     def descend(self, problem: Problem) -> Found:

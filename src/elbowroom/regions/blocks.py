@@ -46,14 +46,19 @@ class Block(ABC):
 
 @dataclass(frozen=True, eq=False)
 class DecisionBlock(Block):
-    """`decision @ logits <= 0` for `decision` `(N, J, K)`; an all-zero row is an empty slot."""
+    """`decision @ logits <= bound` for `decision` `(N, J, K)`; an all-zero row is an empty slot.
+
+    bound: `(N, J)`; None for 0.
+    """
 
     decision: Tensor
+    bound: Tensor | None = None
 
     @property
     def offset(self) -> Tensor:
         there = (self.decision != 0).any(dim=2)
-        return torch.where(there, 0.0, -torch.inf).to(self.decision.dtype)
+        limit = 0.0 if self.bound is None else -self.bound
+        return torch.where(there, limit, -torch.inf).to(self.decision.dtype)
 
     def push(self, values: Tensor) -> Tensor:
         return (self.decision * values[:, None]).sum(dim=2)
@@ -62,7 +67,8 @@ class DecisionBlock(Block):
         return (self.decision * mu[..., None]).sum(dim=1)
 
     def take(self, rows: Tensor) -> DecisionBlock:
-        return DecisionBlock(self.source, self.count, self.decision[rows])
+        bound = None if self.bound is None else self.bound[rows]
+        return DecisionBlock(self.source, self.count, self.decision[rows], bound)
 
 
 @dataclass(frozen=True, eq=False)

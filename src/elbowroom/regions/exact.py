@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from elbowroom.graph.ops import MaxPool, PiecewiseAffine
 from elbowroom.regions.relaxed import RelaxedNetwork
 from elbowroom.regions.reorder import pool_first
 from elbowroom.regions.search import Search
-from elbowroom.results import ExactResult
+from elbowroom.results import Cost, ExactResult
 
 MOST_UNITS = 2000
 
@@ -73,32 +73,43 @@ class ExactDistance:
         if start is not None and start.shape != x.shape:
             raise ValueError(f"start has shape {tuple(start.shape)}, the samples {tuple(x.shape)}")
         with clf.metered() as spent, torch.no_grad():
-            lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
-            graph = pool_first(clf.graph(x.shape[1:]).to(torch.float64))
-            _require_small(graph)
-            searches = []
-            for n in range(len(x)):
-                rows = torch.tensor([n], device=x.device)
-                net = RelaxedNetwork(graph, lower, upper, x[rows].double())
-                search = Search(
-                    net, x[rows].double(), goal.take(rows), batch=self.batch, gap=self.gap
-                )
-                first = None if start is None else start[rows].double()
-                search.run(first, seconds=self.seconds, regions=self.regions)
-                searches.append(search)
-                clf.cost += net.cost
+            graph = clf.graph(x.shape[1:]).to(torch.float64)
+            result = self.search(clf, x, [graph] * len(x), goal, start)
+            return replace(result, cost=spent())
 
-            def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-                return torch.tensor(values, dtype=dtype, device=x.device)
+    def search(
+        self,
+        clf: Classifier,
+        x: Tensor,
+        graphs: Sequence[Graph],
+        goal: Goal,
+        start: Tensor | None = None,
+    ) -> ExactResult:
+        """As `__call__`, on checked inputs, each with a network of its own, in float64."""
+        lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
+        searches = []
+        for n, graph in enumerate(graphs):
+            small = pool_first(graph)
+            _require_small(small)
+            rows = torch.tensor([n], device=x.device)
+            net = RelaxedNetwork(small, lower, upper, x[rows].double())
+            search = Search(net, x[rows].double(), goal.take(rows), batch=self.batch, gap=self.gap)
+            first = None if start is None else start[rows].double()
+            search.run(first, seconds=self.seconds, regions=self.regions)
+            searches.append(search)
+            clf.cost += net.cost
 
-            return ExactResult(
-                lower=column([search.lower for search in searches], torch.float64),
-                upper=column([search.upper for search in searches], torch.float64),
-                point=torch.cat([search.point for search in searches]),
-                finished=column([search.finished for search in searches], torch.bool),
-                regions=column([search.regions for search in searches], torch.int64),
-                cost=spent(),
-            )
+        def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=x.device)
+
+        return ExactResult(
+            lower=column([search.lower for search in searches], torch.float64),
+            upper=column([search.upper for search in searches], torch.float64),
+            point=torch.cat([search.point for search in searches]),
+            finished=column([search.finished for search in searches], torch.bool),
+            regions=column([search.regions for search in searches], torch.int64),
+            cost=Cost(),
+        )
 
 
 def _require_small(graph: Graph) -> None:

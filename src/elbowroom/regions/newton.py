@@ -105,7 +105,7 @@ def project_dense(
         step = torch.where(ascends[:, None], step, small)
         step = torch.where(running[:, None], step, 0.0)
         slope = torch.bmm(step[:, None], A).squeeze(1)  # A' step
-        t = _segment(x, shift, slope, (step * b).sum(dim=1), lower, upper)
+        t = along_segment(x, shift, slope, (step * b).sum(dim=1), lower, upper)
         mu = (mu + t[:, None] * step).clamp(min=0)
         shift = shift + t[:, None] * slope
     value = torch.where(impossible, torch.inf, value)
@@ -158,17 +158,25 @@ def _range_in_box(rows: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, T
     return least.sum(dim=2), most.sum(dim=2)
 
 
-def _segment(
-    x: Tensor, shift: Tensor, slope: Tensor, offset: Tensor, lower: Tensor, upper: Tensor
+def along_segment(
+    x: Tensor,
+    shift: Tensor,
+    slope: Tensor,
+    offset: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    *,
+    slack: Tensor | float = 0.0,
 ) -> Tensor:
     """`(P,)`: where in (0, 1] the dual is largest along a segment; it is concave.
 
-    Its derivative at t is `slope . z(t) - offset`.
+    Its derivative at t is `slope . z(t) - offset`, at `z(t) = clip(x - shift - t slope)`. From
+    `-slack` on it counts as rising.
     """
 
     def rises(t: Tensor) -> Tensor:
         z = torch.clamp(x - shift - t[:, None] * slope, lower, upper)
-        return (slope * z).sum(dim=1) >= offset
+        return (slope * z).sum(dim=1) >= offset - slack
 
     low, high = torch.zeros_like(offset), torch.ones_like(offset)
     done = rises(high)

@@ -29,18 +29,25 @@ class Polytopes:
 
     clf:      the classifier, which counts the passes.
     affine:   the affine maps of the regions.
-    decision: `(N, J, K)`: J constraints `decision @ logits <= 0`; J may be 0.
+    decision: `(N, J, K)`: J constraints `decision @ logits <= bound`; J may be 0.
+    bound:    `(N, J)`, of the decision; 0 by default.
     block:    if given, the network sees exactly so many samples at a time, padded: results then
               do not depend, not even in the last bit, on which other samples there are.
     """
 
     def __init__(
-        self, clf: Classifier, affine: AffineMap, decision: Tensor, block: int | None = None
+        self,
+        clf: Classifier,
+        affine: AffineMap,
+        decision: Tensor,
+        block: int | None = None,
+        bound: Tensor | None = None,
     ) -> None:
         self.clf = clf
         self.affine = affine
         self.decision = decision
         self.block = block
+        self.bound = bound
 
     @classmethod
     def at(
@@ -49,6 +56,7 @@ class Polytopes:
         z: Tensor,
         decision: Tensor | None = None,
         block: int | None = None,
+        bound: Tensor | None = None,
     ) -> Polytopes:
         """The regions that the points `z` `(N, *shape)` lie in. One forward pass a sample.
 
@@ -63,7 +71,7 @@ class Polytopes:
                 pattern(graph, z[rows]).take(torch.arange(real, device=z.device))
                 for rows, real in blocks(len(z), block or len(z), z.device)
             ]
-            return cls(clf, AffineMap(graph, Pattern.join(parts)), decision, block)
+            return cls(clf, AffineMap(graph, Pattern.join(parts)), decision, block, bound)
 
     def __len__(self) -> int:
         return len(self.decision)
@@ -83,11 +91,12 @@ class Polytopes:
 
     def take(self, rows: Tensor) -> Polytopes:
         """The polytopes of the samples `rows` (indices, repeats allowed)."""
-        return Polytopes(self.clf, self.affine.take(rows), self.decision[rows], self.block)
+        bound = None if self.bound is None else self.bound[rows]
+        return Polytopes(self.clf, self.affine.take(rows), self.decision[rows], self.block, bound)
 
-    def with_decision(self, decision: Tensor) -> Polytopes:
-        """The same regions, cut by other decision constraints `(N, J, K)`."""
-        return Polytopes(self.clf, self.affine, decision, self.block)
+    def with_decision(self, decision: Tensor, bound: Tensor | None = None) -> Polytopes:
+        """The same regions, cut by other constraints `decision @ logits <= bound`."""
+        return Polytopes(self.clf, self.affine, decision, self.block, bound)
 
     def contains(self, z: Tensor) -> Tensor:
         """`(N,)` bool: whether the points `z` `(N, *shape)` have the regions' patterns."""
@@ -108,7 +117,8 @@ class Polytopes:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        decision = DecisionBlock(len(self.graph.nodes) - 1, self.decisions, self.decision)
+        last = len(self.graph.nodes) - 1
+        decision = DecisionBlock(last, self.decisions, self.decision, self.bound)
         return [decision, *region_blocks(self.graph, self.pattern.pieces)]
 
     @cached_property
@@ -196,6 +206,16 @@ class Polytopes:
     def rows_at_once(self) -> int:
         """How many rows one backward pass computes: as many as a block, or as there are."""
         return self.block or max(len(self), 1)
+
+
+def equal_to(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Decision `(N, 2 K, K)` and bound `(N, 2 K)` that hold the logits at `features` `(N, K)`.
+
+    Each equality is two inequalities (Invariance thesis, eq. 3.62 and 3.63).
+    """
+    unit = torch.eye(features.shape[1], dtype=features.dtype, device=features.device)
+    decision = torch.cat([unit, -unit]).expand(len(features), -1, -1)
+    return decision, torch.cat([features, -features], dim=1)
 
 
 def decision_towards(goal: Goal, classes: Tensor, logits: Tensor) -> Tensor:

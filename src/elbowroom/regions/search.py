@@ -20,11 +20,11 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from elbowroom.goals import Goal, Misclassified
+from elbowroom.goals import Goal, Misclassified, SameLogits
 from elbowroom.norms import L2, per_sample
 from elbowroom.regions.newton import DenseProjection, project_dense
 from elbowroom.regions.partial import Partial, Rows
-from elbowroom.regions.polytope import decision_towards
+from elbowroom.regions.polytope import decision_towards, equal_to
 from elbowroom.regions.relaxed import RelaxedNetwork
 
 # Of the projections, relative to the size of the inputs.
@@ -66,6 +66,7 @@ class _Solved:
 class Search:
     """The search for one sample `x` `(1, *shape)`.
 
+    goal:         of one sample. `SameLogits` is for logits of 0: shift the network's (`exact`).
     upper, point: the nearest point known that meets the goal.
     closed:       the least key of what was put aside.
     """
@@ -124,6 +125,8 @@ class Search:
 
     def _decisions(self, logits: Tensor) -> Tensor:
         """`(D, J, K)`: the goal is met, or ties, where one of D lots of constraints holds."""
+        if isinstance(self.goal, SameLogits):
+            return equal_to(self.goal.logits)[0]
         if not isinstance(self.goal, Misclassified):
             return decision_towards(self.goal, logits.argmax(dim=1), logits)
         others = torch.arange(logits.shape[1], device=logits.device)
