@@ -79,5 +79,7 @@ def require_counts(method: Any) -> None:
     """Raise `ValueError` for a hyperparameter of the dataclass `method` that is no such count."""
     for f in fields(method):
         least, value = COUNTS.get(f.name), getattr(method, f.name)
+        if value is None and f.default is None:
+            continue
         if least is not None and (type(value) is not int or value < least):
             raise ValueError(f"{f.name} must be an integer of at least {least}, not {value!r}")

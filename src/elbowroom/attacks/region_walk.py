@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +13,8 @@ from elbowroom.classifier import Classifier
 from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.norms import L2, Norm, per_sample
 from elbowroom.regions import Polytopes, decision_towards
-from elbowroom.regions.padded import blocks
+from elbowroom.regions.nearby import sample_near
+from elbowroom.regions.padded import in_blocks
 from elbowroom.sampling import SampleRng
 
 SECANTS = 8
@@ -122,7 +121,10 @@ class RegionWalk:
 
     def _visit(self, lanes: Tensor, ceiling: Tensor) -> None:
         """As `step`, for lanes that fit into a block. ceiling: `(G,)`, of each group."""
-        sampled = self._sample(lanes)
+        sampled = sample_near(
+            self.clf, self.point[lanes], self.x[lanes], self.rng.take(lanes),
+            q=self.q, gamma=self.gamma,
+        )  # fmt: skip
         goal = self.goal.take(lanes)
         classes = self.towards[lanes]
         like = self.x.new_zeros(1, *self.clf.graph(self.x.shape[1:]).nodes[-1].shape)
@@ -157,24 +159,6 @@ class RegionWalk:
                 visited.add(entry)
                 fresh.append(position)
         return torch.tensor(fresh, dtype=torch.int64, device=lanes.device)
-
-    def _sample(self, lanes: Tensor) -> Tensor:
-        """Points near those of the lanes, rather on the sample's side (LRA, eq. 12 to 14).
-
-        Eq. 12 is missing in the text; as in the released code the angle is uniform in [0, pi],
-        and negated with probability `1 - q`.
-        """
-        point, rng = self.point[lanes], self.rng.take(lanes)
-        delta = point - self.x[lanes]
-        draws = rng.uniform(delta.new_zeros(len(lanes), 3))
-        unit = L2.steepest(delta)
-        noise = rng.normal(delta)
-        across = noise - per_sample((noise * unit).flatten(1).sum(dim=1), unit) * unit
-        angle = math.pi * torch.where(draws[:, 1] < self.q, draws[:, 0], -draws[:, 0])
-        direction = per_sample(angle.cos(), delta) * L2.steepest(across)
-        direction = direction - per_sample(angle.sin(), delta) * unit
-        radius = L2.length(delta).to(delta.dtype) * draws[:, 2] ** self.gamma
-        return self.clf.clamp(point + per_sample(radius, delta) * direction)
 
     def _remember(self, polytopes: Polytopes, lanes: Tensor, multipliers: Tensor) -> None:
         """Keep the constraints that held the optimum: they are a guess for regions nearby."""
@@ -215,9 +199,10 @@ class RegionWalk:
                 self.distance[lane] = distance[row]
                 self.point[lane] = found[row]
         changed = torch.unique(which)
-        self.towards[changed] = self._in_blocks(
+        self.towards[changed] = in_blocks(
             lambda rows: self._rival(self.clf.logits(self.point[rows]), self.goal.take(rows)),
             changed,
+            self.block,
         )
 
     def _crossings(self, x: Tensor, z: Tensor, reach: Tensor, goal: Goal) -> tuple[Tensor, Tensor]:
@@ -230,23 +215,19 @@ class RegionWalk:
         beyond = x + per_sample(stretch, x) * (z - x)
         far = self.clf.clamp(beyond)
         rows = torch.arange(len(x), device=x.device)
-        met = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(far[r])), rows)
+        met = in_blocks(lambda r: goal.take(r).met(self.clf.logits(far[r])), rows, self.block)
         found, distance = far, torch.full_like(reach, torch.inf)
         hits = met.nonzero().squeeze(1)
         if len(hits):
-            points = self._in_blocks(
+            points = in_blocks(
                 lambda r: shorten_by_secants(self.clf, x[r], beyond[r], goal.take(r), SECANTS),
                 hits,
+                self.block,
             )
             found = found.index_copy(0, hits, points)
-            sure = self._in_blocks(lambda r: goal.take(r).met(self.clf.logits(found[r])), hits)
+            sure = in_blocks(
+                lambda r: goal.take(r).met(self.clf.logits(found[r])), hits, self.block
+            )
             lengths = self.norm.length(points - x[hits])
             distance[hits] = torch.where(sure, lengths, torch.inf)
         return found, distance
-
-    def _in_blocks(self, work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """`work(rows)`, with batches of one size only (see `elbowroom.regions.padded`)."""
-        parts = []
-        for chosen, real in blocks(len(rows), self.block, rows.device):
-            parts.append(work(rows[chosen])[:real])
-        return torch.cat(parts)

@@ -11,10 +11,12 @@ from elbowroom.classifier import Classifier
 from elbowroom.goals import SameLogits
 from elbowroom.invariance.affine_projection import shortest_move
 from elbowroom.norms import per_sample
+from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
 # Of the largest wanted feature, in units of rounding: what counts as exactly the same features.
 EXACT_ULPS = 64
+RETRACTED = 4
 # Settings of `shortest_move`: on the way, the linearisation itself is far less true.
 EXACT = {"tolerance": 1e-13, "stiffness": 1e10}
 ROUGH = {"tolerance": 1e-6, "stiffness": 1e4}
@@ -89,16 +91,19 @@ class Preimage:
         features, J = self.jacobian(y)
         y, features, J = y.clone(), features.clone(), J.clone()
         for _ in range(steps):
-            rows = (~self.goal.met(features)).nonzero().squeeze(1)
-            if not len(rows):
-                break
-            some = self.take(rows)
-            z, _ = some.nearest(y[rows], y[rows], features[rows], J[rows])
-            # A step that raises the error is halved, and taken: a facet is seldom in the way twice.
-            worse = some.goal.loss(self.clf.logits(z)) >= some.goal.loss(features[rows])
-            z = torch.where(per_sample(worse, z), (y[rows] + z) / 2, z)
-            y[rows] = z
-            features[rows], J[rows] = some.jacobian(z)
+            off = (~self.goal.met(features)).nonzero().squeeze(1)
+            # Always so many at a time: the last bits would depend on how many others are left.
+            for some, real in blocks(len(off), RETRACTED, y.device):
+                rows = off[some]
+                part = self.take(rows)
+                z, _ = part.nearest(y[rows], y[rows], features[rows], J[rows])
+                # A step that raises the error is halved, and taken: a facet is seldom in the way
+                # twice.
+                worse = part.goal.loss(self.clf.logits(z)) >= part.goal.loss(features[rows])
+                z = torch.where(per_sample(worse, z), (y[rows] + z) / 2, z)
+                reached, there = part.jacobian(z)
+                rows = rows[:real]
+                y[rows], features[rows], J[rows] = z[:real], reached[:real], there[:real]
         return y, features, J
 
     def approach(

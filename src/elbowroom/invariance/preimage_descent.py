@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbowroom.invariance.adam import AdamOnLogits
 from elbowroom.invariance.base import Found, Inversion, Problem
-from elbowroom.invariance.preimage import Preimage
+from elbowroom.invariance.preimage import RETRACTED, Preimage
 from elbowroom.norms import L2, per_sample
 from elbowroom.optimise import Best
 from elbowroom.regions.padded import blocks
@@ -25,6 +25,7 @@ NEWTON = 12
 BACK_STEPS, BACK_SHARES, BACK_NOISE, BACK_MEMORY = 20, (0.5, 0.5), (0.15, 0.002), 0.5
 # Of the walk: the first share, what it is multiplied by, and Newton steps back.
 WALK_SHARE, LONGER, SHORTER, WALK_NEWTON = 0.5, 1.5, 0.5, 6
+FEW_FEATURES = 100
 JACOBIAN_VALUES = 2**26  # of a block: bounds its memory where there are many features
 
 
@@ -41,7 +42,9 @@ class PreimageDescent(Inversion):
     method may fail, and `success` tells.
 
     begin:      where: "toward"; "start", if there is one; "adam", what `AdamOnLogits` finds.
-    restarts:   approaches from each, with other noise.
+    restarts:   approaches from each, with other noise; by default 8 for inputs of up to
+                `FEW_FEATURES` features, where many points are nearest among their neighbours and
+                an approach costs little, else 1.
     steps:      of an approach; each costs K VJPs, for K features.
     smoothing:  standard deviation of the first noise, in widths of the input box.
     memory:     weight of earlier gradients in their average.
@@ -53,7 +56,7 @@ class PreimageDescent(Inversion):
 
     tolerance: float = 1e-9
     begin: Sequence[str] = ("toward", "start")
-    restarts: int = 1
+    restarts: int | None = None
     steps: int = 60
     smoothing: float = 0.3
     memory: float = 0.8
@@ -89,7 +92,8 @@ class PreimageDescent(Inversion):
         preimage = Preimage.exact(clf, problem.goal, problem.width)
         best = Best(toward, L2)
         begins = self._begins(problem)
-        for number in range(self.restarts * len(begins)):
+        restarts = self.restarts or (8 if toward[0].numel() <= FEW_FEATURES else 1)
+        for number in range(restarts * len(begins)):
             begin = begins[number % len(begins)]
             y = self._approach(preimage, toward, begin, _streams(problem, number))
             best.offer(y, clf.logits(y), preimage.goal)
@@ -122,14 +126,15 @@ class PreimageDescent(Inversion):
             x, y, rng, steps=self.steps, shares=SHARES, noise=noise, memory=self.memory
         )
         y, features, _ = preimage.retract(y, NEWTON)
-        rows = (~preimage.goal.met(features)).nonzero().squeeze(1)
-        if len(rows):
-            some = preimage.take(rows)
-            z = some.approach(
-                None, y[rows], rng.take(rows),
+        off = (~preimage.goal.met(features)).nonzero().squeeze(1)
+        for some, real in blocks(len(off), RETRACTED, y.device):
+            rows = off[some]
+            part, streams = preimage.take(rows), rng.children(rows, torch.zeros_like(rows), 2)
+            z = part.approach(
+                None, y[rows], streams,
                 steps=BACK_STEPS, shares=BACK_SHARES, noise=BACK_NOISE, memory=BACK_MEMORY,
             )  # fmt: skip
-            y[rows] = some.retract(z, NEWTON)[0]
+            y[rows[:real]] = part.retract(z, NEWTON)[0][:real]
         return y
 
     def _walk(

@@ -4,7 +4,7 @@ from elbowroom.regions.accelerated import Accelerated, ApproximateProjection
 from elbowroom.regions.exact import ExactDistance
 from elbowroom.regions.linear_programs import LinearPrograms, ProgramResult
 from elbowroom.regions.polyhedra import Polyhedron, PolyhedronUnion
-from elbowroom.regions.polytope import Polytopes, decision_towards
+from elbowroom.regions.polytope import Polytopes, decision_towards, equal_to
 from elbowroom.regions.preimages import ExactPreimage, LinearRegions, decision_region
 from elbowroom.regions.working_set import Projection, WorkingSet
 
@@ -23,4 +23,5 @@ __all__ = [
     "WorkingSet",
     "decision_region",
     "decision_towards",
+    "equal_to",
 ]

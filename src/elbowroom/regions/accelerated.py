@@ -18,10 +18,14 @@ from elbowroom.sampling import SampleRng
 
 @dataclass(frozen=True)
 class ApproximateProjection:
-    """z: `(P, *shape)`, in the box. lower: `(P,)`, float64: no feasible point is nearer (L2)."""
+    """z: `(P, *shape)`, in the box. lower: `(P,)`, float64: no feasible point is nearer (L2).
+
+    steps: `(P,)`: taken; fewer than allowed where the dual value exceeded the ceiling.
+    """
 
     z: Tensor
     lower: Tensor
+    steps: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,9 @@ class Accelerated:
         multipliers: `(P, slots)`, a first guess; zero by default.
         """
         # Finished problems leave, so that batch sizes vary; padding would undo what that saves.
-        polytopes = Polytopes(polytopes.clf, polytopes.affine, polytopes.decision)
+        polytopes = Polytopes(
+            polytopes.clf, polytopes.affine, polytopes.decision, bound=polytopes.bound
+        )
         clf = polytopes.clf
         limit = torch.full((len(x),), torch.inf, dtype=torch.float64, device=x.device)
         if ceiling is not None:
@@ -72,6 +78,7 @@ class Accelerated:
         value = x.new_zeros(len(x), dtype=torch.float64)
         z_final = x.clone()
         active = torch.arange(len(x), device=x.device)
+        taken = torch.zeros_like(active)
         for step in range(self.steps):
             z = clf.clamp(x - polytopes.pull(scale * ahead))
             excess = polytopes.excess(z)
@@ -80,6 +87,7 @@ class Accelerated:
             now = now + (ahead.double() * gradient).sum(dim=1)
             value[active] = torch.maximum(value[active], now)
             z_final[active] = z
+            taken[active] += 1
             following = (ahead + step_size[:, None] * gradient).clamp_(min=0)
             larger = (1 + (1 + 4 * momentum**2) ** 0.5) / 2
             ahead = following + (momentum - 1) / larger * (following - mu)
@@ -93,7 +101,7 @@ class Accelerated:
                     active, polytopes = active[left], polytopes.take(left)
                     x, scale, step_size = x[left], scale[left], step_size[left]
                     mu, ahead = mu[left], ahead[left]
-        return ApproximateProjection(z_final, (2 * value).sqrt())
+        return ApproximateProjection(z_final, (2 * value).sqrt(), taken)
 
     def _scale(self, polytopes: Polytopes, rng: SampleRng, x: Tensor) -> Tensor:
         """`(P, slots)`: one over the mean length of `sampled_rows` rows of the same layer."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
-from elbowroom.goals import Goal, Misclassified
+from elbowroom.goals import ClassifiedAs, Goal, Misclassified
 from elbowroom.graph.graph import Graph
 from elbowroom.graph.ops import MaxPool, PiecewiseAffine
 from elbowroom.regions.relaxed import RelaxedNetwork
@@ -68,6 +68,11 @@ class ExactDistance:
         clf = as_classifier(clf)
         x, y = clf.validate(x, y)
         goal = goal or Misclassified(y)
+        if not isinstance(goal, Misclassified | ClassifiedAs):
+            raise ValueError(
+                f"exact distances are for Misclassified and ClassifiedAs, not {type(goal).__name__}"
+                "; invariance.ExactInversion is for logits"
+            )
         if not clf.bounded:
             raise ValueError("the exact distance needs finite bounds on every input feature")
         if start is not None and start.shape != x.shape:

@@ -7,7 +7,7 @@ by one, the rest is therefore cut into blocks of a fixed size, the last one padd
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -23,6 +23,12 @@ def blocks(count: int, size: int, device: torch.device) -> Iterator[tuple[Tensor
     for start in range(0, count, size):
         rows = torch.arange(start, start + size, device=device)
         yield rows.clamp(max=count - 1), min(size, count - start)
+
+
+def in_blocks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+    """`work(rows)` for the samples `rows`, with batches of `size` only."""
+    parts = [work(rows[chosen])[:real] for chosen, real in blocks(len(rows), size, rows.device)]
+    return torch.cat(parts)
 
 
 def points_at_once(clf: Classifier, x: Tensor, most: int) -> int:
