@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from elbowroom.cli.invert import invert
 from elbowroom.cli.make import data, train
 from elbowroom.cli.measure import audit, report
 from elbowroom.cli.papers import figure
+from elbowroom.cli.path import path
 from elbowroom.cli.preimage import preimage
 from elbowroom.cli.single import attack, certify, exact
 from elbowroom.version import __version__
@@ -29,7 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (audit, attack, certify, exact, figure, preimage, report, train, data):
+for function in (
+    audit, attack, certify, exact, invert, path, figure, preimage, report, train, data,
+):  # fmt: skip
     app.command()(function)
 
 

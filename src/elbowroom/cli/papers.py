@@ -210,7 +210,7 @@ def figure(
             bar.update(task, completed=done, total=total)
 
         x, y, numbers = _rightly(clf, data, count or usual)
-        about = About(clf.name, f"{data.name}/{data.split}", data.classes, _facts(clf, data, seed))
+        about = About(clf.name, f"{data.name}/{data.split}", data.classes, facts(clf, data, seed))
 
         @cache
         def points() -> Dataset:
@@ -238,7 +238,8 @@ def _rightly(clf: Classifier, data: Dataset, count: int) -> tuple[Tensor, Tensor
     return x[right], y[right], right.cpu()
 
 
-def _facts(clf: Classifier, data: Dataset, seed: int) -> list[tuple[str, str]]:
+def facts(clf: Classifier, data: Dataset, seed: int) -> list[tuple[str, str]]:
+    """What is needed to make a page again."""
     return [
         ("command", shlex.join(["elbowroom", *sys.argv[1:]])),
         ("model", f"{clf.name}, {str(clf.dtype).removeprefix('torch.')}"),

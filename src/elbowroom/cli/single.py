@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from elbowroom.attacks import ATTACKS, Attack, Closest
 from elbowroom.audit import MethodConfig
+from elbowroom.audit.config import Kind
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.classifier import Classifier
 from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, command, settings
@@ -64,7 +65,7 @@ def attack(
       elbowroom attack pgd --norm Linf --set eps=0.1 --set restarts=5 --out pgd.npz
     """
     loaded = _load(subject, output)
-    built = _build("attack", method, {**settings(set_), "seed": seed}, norm)
+    built = build_method("attack", method, {**settings(set_), "seed": seed}, norm)
     assert isinstance(built, Attack)
     found = built(loaded.clf, loaded.x, loaded.y)
     success, distance = found.success[loaded.right], found.distance[loaded.right]
@@ -74,7 +75,7 @@ def attack(
         ("clean accuracy", f"{loaded.accuracy:.2%}"),
         ("success", f"{rate:.1%} of the rightly classified"),
         ("median distance", f"{_text(_median(distance))} {built.norm}"),
-        ("cost", _cost(found.cost, subject.samples)),
+        ("cost", cost_text(found.cost, subject.samples)),
     ]
     values = {
         "method": method,
@@ -86,7 +87,7 @@ def attack(
         "cost": asdict(found.cost),
     }
     arrays = {"adversarial": found.adversarial, "distance": found.distance}
-    _save(out, lines, **arrays, success=found.success, label=loaded.y)
+    save_arrays(out, lines, **arrays, success=found.success, label=loaded.y)
     output.result(values, lines)
 
 
@@ -108,7 +109,7 @@ def certify(
       elbowroom certify --norm Linf --samples 500 --out radii.npz
     """
     loaded = _load(subject, output)
-    built = _build("certificate", method, settings(set_), norm)
+    built = build_method("certificate", method, settings(set_), norm)
     assert isinstance(built, Certificate)
     found = built(loaded.clf, loaded.x, loaded.y)
     radius = found.radius[loaded.right]
@@ -119,7 +120,7 @@ def certify(
         ("clean accuracy", f"{loaded.accuracy:.2%}"),
         ("median radius", f"{_text(_median(radius))} {built.norm}"),
         ("largest radius", f"{_text(largest)} {built.norm}"),
-        ("cost", _cost(found.cost, subject.samples)),
+        ("cost", cost_text(found.cost, subject.samples)),
     ]
     values = {
         "method": method,
@@ -131,7 +132,7 @@ def certify(
         "largest_radius": largest,
         "cost": asdict(found.cost),
     }
-    _save(out, lines, radius=found.radius, label=loaded.y)
+    save_arrays(out, lines, radius=found.radius, label=loaded.y)
     output.result(values, lines)
 
 
@@ -171,7 +172,7 @@ def exact(
         ("clean accuracy", f"{loaded.accuracy:.2%}"),
         ("finished", f"{closed:.1%} of the rightly classified"),
         ("median distance", f"between {_text(bounds[0])} and {_text(bounds[1])} L2"),
-        ("cost", _cost(spent, subject.samples)),
+        ("cost", cost_text(spent, subject.samples)),
     ]
     values = {
         "samples": subject.samples,
@@ -182,7 +183,9 @@ def exact(
         "cost": asdict(spent),
     }
     nearest = torch.cat([part.point for part in parts])
-    _save(out, lines, lower=lower, upper=upper, finished=finished, nearest=nearest, label=loaded.y)
+    save_arrays(
+        out, lines, lower=lower, upper=upper, finished=finished, nearest=nearest, label=loaded.y
+    )
     output.result(values, lines)
 
 
@@ -195,20 +198,24 @@ def _load(subject: Subject, output: Output) -> _Loaded:
     return _Loaded(clf, x, y, right)
 
 
-def _build(
-    kind: Literal["attack", "certificate"], method: str, options: dict[str, Any], norm: str | None
-) -> Any:
+def build_method(kind: Kind, method: str, options: dict[str, Any], norm: str | None = None) -> Any:
+    """The method by its registered name. Raises `ValueError` for what does not fit."""
     if norm is not None:
         options["norm"] = norm
     try:
         return MethodConfig(kind=kind, method=method, options=options).build()
     except TypeError as error:
+        if "missing" not in str(error):
+            raise ValueError(
+                f"an option of {method} has a value of a wrong type: {error}"
+            ) from None
         # A dataclass names the missing field: "... missing 1 required keyword-only argument: 'eps'"
         missing = str(error).rpartition(": ")[2].strip("'")
         raise ValueError(f"{method} needs a value: add --set {missing}=VALUE") from None
 
 
-def _save(out: str | None, lines: list[tuple[str, str]], **arrays: Tensor) -> None:
+def save_arrays(out: str | None, lines: list[tuple[str, str]], **arrays: Tensor) -> None:
+    """Write `arrays` to the .npz file `out`, if there is one, and say so in `lines`."""
     if out is None:
         return
     buffer = io.BytesIO()
@@ -228,7 +235,8 @@ def _text(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
-def _cost(cost: Cost, samples: int) -> str:
+def cost_text(cost: Cost, samples: int) -> str:
+    """Passes and time for each of so many samples."""
     passes = ", ".join(
         f"{getattr(cost, name) / samples:.0f} {name}"
         for name in ("forward", "backward", "jvp", "vjp")

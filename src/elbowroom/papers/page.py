@@ -13,11 +13,23 @@ from torch import Tensor
 
 from elbowroom.classifier import Classifier
 from elbowroom.report.charts import Chart
-from elbowroom.report.exhibits import Features, feature_table
+from elbowroom.report.exhibits import Features, LogitRow, feature_table, logit_rows
 from elbowroom.report.page import environment
 from elbowroom.report.pictures import Array, Picture, difference, is_picture, picture
 
-__all__ = ["About", "Frame", "Panel", "Strip", "Table", "as_array", "frame", "grey_scale", "render"]
+__all__ = [
+    "About",
+    "Figure",
+    "Frame",
+    "Logits",
+    "Panel",
+    "Strip",
+    "Table",
+    "as_array",
+    "frame",
+    "grey_scale",
+    "render",
+]
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,20 @@ class Frame:
 
 
 @dataclass(frozen=True)
+class Logits:
+    """Wanted and reached logits side by side; of many classes the largest, `omitted` are left."""
+
+    logits: Sequence[LogitRow]
+    omitted: int
+
+    @classmethod
+    def of(cls, wanted: Tensor, reached: Tensor, classes: Sequence[str]) -> Logits:
+        """Both `(K,)`; a class without a name is shown as its number."""
+        rows = logit_rows(as_array(wanted), as_array(reached), classes)
+        return cls(rows, len(wanted) - len(rows))
+
+
+@dataclass(frozen=True)
 class Strip:
     """The images of one sample; `features` instead where samples are not pictures."""
 
@@ -58,6 +84,7 @@ class Strip:
     frames: Sequence[Frame]
     notes: Sequence[str] = ()
     features: Features | None = None
+    logits: Logits | None = None
 
     @classmethod
     def of(cls, title: str, frames: Sequence[Frame], notes: Sequence[str] = ()) -> Strip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,7 +117,7 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
                 ("result", found.example),
             ]
             features = feature_table(columns, found.toward, found.example)
-        logits = _logits(found.target_logits, found.example_logits, classes)
+        logits = logit_rows(found.target_logits, found.example_logits, classes)
         views.append(
             InvarianceView(
                 found,
@@ -148,7 +149,7 @@ def feature_table(columns: list[tuple[str, Array]], before: Array, after: Array)
     return Features([heading for heading, _ in columns], rows, total=change.size)
 
 
-def _logits(target: Array, example: Array, classes: list[str]) -> list[LogitRow]:
+def logit_rows(target: Array, example: Array, classes: Sequence[str]) -> list[LogitRow]:
     """The classes in their order; of many, those with the largest logits."""
     shown: NDArray[np.intp] = np.arange(len(target))
     if len(target) > MOST_LOGITS:
@@ -167,7 +168,7 @@ def _logits(target: Array, example: Array, classes: list[str]) -> list[LogitRow]
     ]
 
 
-def _name(classes: list[str], index: int) -> str:
+def _name(classes: Sequence[str], index: int) -> str:
     return classes[index] if index < len(classes) else str(index)
 
 

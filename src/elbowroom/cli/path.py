@@ -1,0 +1,251 @@
+"""Paths of inputs with the same logits, from one sample towards others: `path`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from elbowroom.classifier import Classifier
+from elbowroom.cli.inversion_results import features_text
+from elbowroom.cli.invert import (
+    LayerOption,
+    ListOption,
+    ShiftOption,
+    compared,
+    list_layers_of,
+)
+from elbowroom.cli.options import Output, SeedOption, command, settings
+from elbowroom.cli.pairs import ExactSubject, drawn, partners, sample_numbers
+from elbowroom.cli.papers import facts
+from elbowroom.cli.single import SetOption, build_method, cost_text, save_arrays
+from elbowroom.features import features_of
+from elbowroom.files import write_atomically
+from elbowroom.invariance import PreimageDescent, check_path
+from elbowroom.norms import L2
+from elbowroom.papers.page import About, grey_scale
+from elbowroom.papers.path_pages import Leg, path_page
+from elbowroom.report.figures import number
+from elbowroom.results import Cost
+
+# The walk is all that is wanted: of the search for the nearest point as little as can be.
+WALK: dict[str, Any] = {"begin": ["start"], "steps": 1, "walk_steps": 0, "block": 1}
+STILL = 1e-9  # of the way to go: what is no step
+
+
+@command
+def path(
+    subject: ExactSubject,
+    output: Output,
+    start: Annotated[
+        int | None, typer.Option(help="The number of the sample whose logits all points have.")
+    ] = None,
+    toward: Annotated[
+        int | None, typer.Option(help="The number of the sample to go towards.")
+    ] = None,
+    through: Annotated[
+        str | None,
+        typer.Option(
+            help="Numbers of several samples, with commas: from the first one towards the second, "
+            "on towards the third, ..., always with the logits of the first."
+        ),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=2, help="How many images of each part the page shows.")
+    ] = 9,
+    between: Annotated[
+        int, typer.Option(min=0, help="Points checked on the line between two neighbours.")
+    ] = 9,
+    layer: LayerOption = None,
+    list_layers: ListOption = False,
+    up_to_shift: ShiftOption = False,
+    set_: SetOption = None,
+    seed: SeedOption = 0,
+    out: Annotated[
+        str | None, typer.Option(help="Also save all points of the path to this .npz file.")
+    ] = None,
+    page: Annotated[Path, typer.Option(help="The page to write.")] = Path("path.html"),
+) -> None:
+    """Walk from one sample towards another without any change of the logits.
+
+    The options of --set are those of preimage-descent; path_steps is the length of each walk.
+
+    [bold]Examples[/bold]
+
+      elbowroom path --start 3 --toward 17 --page path.html --out points.npz
+
+      elbowroom path --through 3,17,42 --set path_steps=100
+    """
+    data = subject.load_data(output)
+    clf = subject.load_classifier(data)
+    if list_layers:
+        list_layers_of(clf, data, output)
+        return
+    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    numbers = _stops(y, start, toward, through, seed)
+    options = {**WALK, **settings(set_), **compared(layer, up_to_shift), "path": True}
+    method = build_method("invariance", "preimage-descent", {**options, "seed": seed})
+    assert isinstance(method, PreimageDescent)
+    about = About(
+        clf.name, f"{data.name}/{data.split}", data.classes,
+        [*facts(clf, data, seed), ("method", str(method))],
+    )  # fmt: skip
+    names = [f"sample {n} ({about.label(int(y[n]))})" for n in numbers]
+    legs, cost = _walk(clf, method, x[numbers], numbers, names, between, output)
+    scale = grey_scale(clf, torch.cat([leg.path for leg in legs]))
+    text = path_page(
+        legs, about, start=names[0], features=features_text(method), images=images, scale=scale
+    )
+    write_atomically(page, text.encode())
+    lines = _lines(legs, names, features_text(method), cost)
+    values = {
+        "images": numbers,
+        "layer": layer,
+        "up_to_shift": method.up_to_shift,
+        "length": sum(leg.length for leg in legs),
+        "legs": [{"toward": n, **_values(leg)} for n, leg in zip(numbers[1:], legs, strict=True)],
+        "cost": asdict(cost),
+        "page": str(page),
+    }
+    lines.append(("page", str(page)))
+    save_arrays(out, lines, **_arrays(legs, numbers))
+    output.result(values, lines)
+
+
+def _stops(
+    y: Tensor, start: int | None, toward: int | None, through: str | None, seed: int
+) -> list[int]:
+    """Numbers of the samples on the way, two at least."""
+    total = len(y)
+    if through is not None:
+        if start is not None or toward is not None:
+            raise ValueError("give either --through, or --start and --toward")
+        numbers = sample_numbers("--through", through, total)
+        if len(numbers) < 2:
+            raise ValueError(f"--through needs two samples at least, not {through!r}")
+    elif start is None and toward is not None:
+        raise ValueError("--toward needs a --start")
+    else:
+        begin = drawn(total, 1, seed)[0] if start is None else start
+        sample_numbers("--start", str(begin), total)
+        end = partners(y, [begin], seed)[0] if toward is None else toward
+        numbers = [begin, *sample_numbers("--toward", str(end), total)]
+    for before, after in pairwise(numbers):
+        if before == after:
+            raise ValueError(f"from sample {before} to itself there is no way to go")
+    return numbers
+
+
+def _walk(
+    clf: Classifier,
+    method: PreimageDescent,
+    stops: Tensor,
+    numbers: Sequence[int],
+    names: Sequence[str],
+    between: int,
+    output: Output,
+) -> tuple[list[Leg], Cost]:
+    """A leg to each of `stops` after the first, from where the one before ended."""
+    part = features_of(clf, stops.shape[1:], layer=method.layer)
+    with clf.session():
+        wanted = part.logits(stops[:1])
+    legs, cost, here = [], Cost(), stops[:1]
+    with output.progress() as bar:
+        for toward, name in bar.track(
+            list(zip(stops[1:], names[1:], strict=True)), description="walks"
+        ):
+            found = method(clf, start=here, toward=toward[None], indices=[numbers[0]])
+            assert found.path is not None
+            points = _moving(found.path[:, 0], toward)
+            legs.append(_leg(clf, method, points, toward, name, wanted, between))
+            cost += found.cost
+            here = points[-1:]
+    return legs, cost
+
+
+def _moving(points: Tensor, toward: Tensor) -> Tensor:
+    """Without the points at which a walk stayed, but for rounding: they say nothing."""
+    whole = L2.length((toward - points[0])[None])
+    moved = L2.length(points[1:] - points[:-1]) > STILL * whole
+    return torch.cat([points[:1], points[1:][moved]])
+
+
+def _leg(
+    clf: Classifier,
+    method: PreimageDescent,
+    points: Tensor,
+    toward: Tensor,
+    name: str,
+    wanted: Tensor,
+    between: int,
+) -> Leg:
+    def check(some: Tensor, inner: int) -> Any:
+        return check_path(
+            clf, some[:, None], wanted, toward=toward[None], between=inner,
+            layer=method.layer, up_to_shift=method.up_to_shift,
+        )  # fmt: skip
+
+    segments = [
+        float(check(points[k : k + 2], between).largest_between[0]) for k in range(len(points) - 1)
+    ]
+    return Leg(
+        path=points,
+        toward=toward,
+        name=name,
+        check=check(points, 0),
+        between=torch.tensor(segments, dtype=torch.float64),
+        apart=float(check(toward[None], 0).feature_mse[0, 0]),
+    )
+
+
+def _values(leg: Leg) -> dict[str, Any]:
+    check = leg.check
+    return {
+        "points": len(leg.path),
+        "length": leg.length,
+        "distance_start": float(leg.distance[0]),
+        "distance": float(leg.distance[-1]),
+        "distance_linf": float((leg.path[-1] - leg.toward).abs().max()),
+        "feature_mse_of_toward": leg.apart,
+        "largest_feature_mse": float(check.feature_mse.max()),
+        "largest_feature_mse_between": float(leg.between.max()) if len(leg.between) else None,
+        "least_confidence": float(check.confidence.min()),
+        "same_decision": bool((check.decision == check.decision[0]).all()),
+    }
+
+
+def _lines(
+    legs: Sequence[Leg], names: Sequence[str], features: str, cost: Cost
+) -> list[tuple[str, str]]:
+    lines = [("path", f"from {names[0]}, with its features: {features}")]
+    for leg in legs:
+        told = _values(leg)
+        lines += [
+            ("towards", leg.name),
+            ("  distance", f"{number(told['distance_start'])} L2 to {number(told['distance'])} L2"),
+            ("  length", f"{number(leg.length)} L2, {len(leg.path)} points"),
+            ("  feature MSE", f"{number(told['largest_feature_mse'])} at most at the points, "
+             f"{number(told['largest_feature_mse_between'])} between them; of {leg.name} itself "
+             f"{number(leg.apart)}"),
+        ]  # fmt: skip
+    lines.append(("cost", cost_text(cost, len(legs))))
+    return lines
+
+
+def _arrays(legs: Sequence[Leg], numbers: Sequence[int]) -> dict[str, Tensor]:
+    """All points; `leg` says which part they are of: the end of one is the start of the next."""
+    return {
+        "path": torch.cat([leg.path for leg in legs]),
+        "leg": torch.cat([torch.full((len(leg.path),), k) for k, leg in enumerate(legs)]),
+        "feature_mse": torch.cat([leg.check.feature_mse[:, 0] for leg in legs]),
+        "arc_length": torch.cat([leg.check.arc_length[:, 0] for leg in legs]),
+        "distance": torch.cat([leg.distance for leg in legs]),
+        "toward": torch.stack([leg.toward for leg in legs]),
+        "numbers": torch.tensor(numbers),
+    }
