@@ -29,7 +29,7 @@ def _pairs(name: str, count: int = 4, seed: int = 0):
 @pytest.mark.parametrize("name", sorted(PIECEWISE_AFFINE))
 def test_the_logits_are_those_of_the_start_to_rounding(name):
     clf, start, toward = _pairs(name)
-    result = PreimageDescent(tolerance=EXACT, steps=20)(clf, start=start, toward=toward)
+    result = PreimageDescent(tolerance=EXACT, steps=20, restarts=1)(clf, start=start, toward=toward)
     error = (clf.logits(result.example) - clf.logits(start)).square().mean(dim=1)
     assert result.success.all()
     assert (error <= EXACT).all()
@@ -142,7 +142,7 @@ def test_exact_inversion_proves_that_nothing_has_these_logits():
 
 def test_every_point_of_a_path_has_the_same_logits_and_none_is_farther_than_the_one_before():
     clf, start, toward = _pairs("resnet")
-    method = PreimageDescent(tolerance=EXACT, path=True, path_steps=15, steps=20)
+    method = PreimageDescent(tolerance=EXACT, path=True, path_steps=15, steps=20, restarts=1)
     result = method(clf, start=start, toward=toward)
     assert result.path is not None
     assert result.path.shape == (16, *start.shape)
@@ -165,7 +165,7 @@ def test_any_layer_can_be_held(layer):
     model, shape = make("mlp")
     clf = Classifier(model)
     start, toward = torch.rand(2, 3, *shape, dtype=torch.float64)
-    result = PreimageDescent(layer=layer, tolerance=EXACT, steps=20)(
+    result = PreimageDescent(layer=layer, tolerance=EXACT, steps=20, restarts=1)(
         clf, start=start, toward=toward
     )
     part = model[: int(layer) + 1]
@@ -173,13 +173,15 @@ def test_any_layer_can_be_held(layer):
     assert torch.allclose(part(result.example), part(start), atol=1e-9)
     # What holds a layer holds all that follow, and costs some distance.
     assert torch.allclose(clf.logits(result.example), clf.logits(start), atol=1e-9)
-    logits_only = PreimageDescent(tolerance=EXACT, steps=20)(clf, start=start, toward=toward)
+    logits_only = PreimageDescent(tolerance=EXACT, steps=20, restarts=1)(
+        clf, start=start, toward=toward
+    )
     assert (logits_only.distance < result.distance).all()
 
 
 def test_up_to_a_shift_the_softmax_is_kept_and_the_distance_is_less():
     clf, start, toward = _pairs("mlp")
-    method = PreimageDescent(tolerance=EXACT, steps=40)
+    method = PreimageDescent(tolerance=EXACT, steps=40, restarts=1)
     plain = method(clf, start=start, toward=toward)
     shifted = replace(method, up_to_shift=True)(clf, start=start, toward=toward)
     same = clf.logits(shifted.example).softmax(dim=1), clf.logits(start).softmax(dim=1)
@@ -191,7 +193,7 @@ def test_up_to_a_shift_the_softmax_is_kept_and_the_distance_is_less():
 def test_a_target_is_reached_without_a_start_or_reported_as_missed():
     clf, start, toward = _pairs("mlp")
     wanted = clf.logits(start)
-    method = PreimageDescent(tolerance=EXACT, steps=20)
+    method = PreimageDescent(tolerance=EXACT, steps=20, restarts=1)
     found = method(clf, toward=toward, target=wanted)
     assert found.success.all()
     far = method(clf, toward=toward, target=wanted[0] + 1e4)
@@ -217,7 +219,7 @@ def test_smooth_networks_are_solved_or_said_to_be_missed():
 
 def test_results_do_not_depend_on_the_batch():
     clf, start, toward = _pairs("mlp", count=5)
-    method = PreimageDescent(tolerance=EXACT, steps=15, block=3)
+    method = PreimageDescent(tolerance=EXACT, steps=15, restarts=1, block=3)
     whole = method(clf, start=start, toward=toward, indices=range(5))
     parts = [
         method(clf, start=start[rows], toward=toward[rows], indices=rows)
@@ -231,7 +233,7 @@ def test_in_float32_the_logits_agree_to_a_billionth():
     model, shape = make("resnet")
     clf = Classifier(model.float())
     start, toward = torch.rand(2, 4, *shape)
-    result = PreimageDescent(tolerance=1e-9, steps=20)(clf, start=start, toward=toward)
+    result = PreimageDescent(tolerance=1e-9, steps=20, restarts=1)(clf, start=start, toward=toward)
     assert result.success.all()
     assert result.example.dtype == torch.float32
     assert (result.feature_mse <= 1e-9).all()

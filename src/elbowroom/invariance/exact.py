@@ -16,7 +16,7 @@ from elbowroom.results import ExactResult
 
 # Mean squared difference of logits at which a point counts as found: above the rounding of the
 # projections, and far below what moves a distance.
-FOUND = 1e-14
+FOUND = 1e-18
 
 
 @dataclass(frozen=True, kw_only=True)
