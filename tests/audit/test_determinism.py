@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import elbowroom
 from elbowroom import Classifier, data, models
 from elbowroom.attacks import ATTACKS, DDN, PGD, CarliniWagner, DeepFool
-from elbowroom.audit import MethodConfig, Store
+from elbowroom.audit import MethodConfig, Store, paths
+from elbowroom.audit.paths import stored_paths
 from elbowroom.audit.tables import read_tables
 from nets import FunctionalResNet, randomise_statistics
 
@@ -32,6 +34,11 @@ QUICK = {
     "adam": MethodConfig(
         kind="invariance", method="adam", options={"steps": 15, "learning_rates": [0.05]}
     ),
+    "preimage-descent": MethodConfig(
+        kind="invariance",
+        method="preimage-descent",
+        options={"begin": ["start"], "steps": 4, "walk_steps": 1, "block": 4},
+    ),
 }
 
 
@@ -49,11 +56,15 @@ def _run(out, samples, *, unit, order=None, chunk=8):
         clf, samples, out, methods=QUICK, unit=unit, chunk=chunk, indices=indices
     )
     store = Store(str(out))
-    return card, read_tables(store, store.config())
+    tables = read_tables(store, store.config())
+    return card, tables, stored_paths(store, store.config(), tables)[0]
 
 
-def _assert_same(tables, reference, order=None):
+def _assert_same(run, reference, order=None):
     """Every stored number is the same bit for bit."""
+    for column, values in vars(reference[2]).items():
+        assert np.array_equal(getattr(run[2], column), values), column
+    tables, reference = run[1], reference[1]
     rows = slice(None) if order is None else order
     assert (tables.index == reference.index[rows]).all()
     assert (tables.logits == reference.logits[rows]).all()
@@ -71,6 +82,13 @@ def _assert_same(tables, reference, order=None):
         assert (mine.feature_mse == pairs.feature_mse[rows]).all(), name
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_walks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "STEPS", 4)
+        yield
+
+
 @pytest.fixture(scope="module")
 def samples():
     return data.load("fonts", "test", 18)
@@ -83,17 +101,20 @@ def reference(samples, tmp_path_factory):
 
 @pytest.mark.parametrize("unit", [1, 7])
 def test_bitwise_equal_for_any_unit_size(unit, samples, reference, tmp_path):
-    card, tables = _run(tmp_path, samples, unit=unit)
-    _assert_same(tables, reference[1])
+    run = _run(tmp_path, samples, unit=unit)
+    card = run[0]
+    _assert_same(run, reference)
     assert card.summary.sensitivity == reference[0].summary.sensitivity
     assert card.summary.invariance == reference[0].summary.invariance
 
 
 def test_bitwise_equal_under_permutation(samples, reference, tmp_path):
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(3)).tolist()
-    card, tables = _run(tmp_path, samples, unit=7, order=order)
-    _assert_same(tables, reference[1], order)
+    run = _run(tmp_path, samples, unit=7, order=order)
+    card = run[0]
+    _assert_same(run, reference, order)
     assert card.summary.sensitivity == reference[0].summary.sensitivity
+    assert card.summary.invariance == reference[0].summary.invariance
     assert card.summary.data.fingerprint == reference[0].summary.data.fingerprint
 
 

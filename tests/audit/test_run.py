@@ -18,7 +18,8 @@ import elbowroom
 from elbowroom import Classifier, data, models
 from elbowroom.audit import MethodConfig, Store, Summary
 from elbowroom.audit.run import pair_up
-from elbowroom.audit.summarise import curve, median
+from elbowroom.audit.statistics import median
+from elbowroom.audit.summarise import curve
 from elbowroom.audit.summary import json_schema
 from elbowroom.audit.tables import read_tables
 from elbowroom.job import rebuild

@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from elbowroom.audit.gallery import Exhibits, InvarianceExample, SensitivityExample
+from elbowroom.audit.gallery import Exhibits, InvarianceExample, PathExample, SensitivityExample
 from elbowroom.audit.summary import (
     AttackSummary,
+    ClassPair,
     ClassSummary,
     CurvePoint,
     DataSummary,
     Invariance,
+    InversionSummary,
     MethodCost,
     ModelSummary,
     Sensitivity,
@@ -37,8 +39,11 @@ def make_exhibits(
     zeros: int = 4,
     examples: int = 3,
     images: np.ndarray | None = None,
+    paths: int = 2,
 ) -> Exhibits:
-    """`failed` attacks out of `right`, `zeros` certified radii of 0, `examples` of each kind."""
+    """`failed` attacks out of `right`, `zeros` certified radii of 0, `examples` of each kind, and
+    `paths` of some of them, with four points.
+    """
     rng = np.random.default_rng(0)
     classes = classes or [*"ABCDEFGHIJ"]
     if images is None:
@@ -80,6 +85,23 @@ def make_exhibits(
                 example_logits=logits + 1e-3,
             )
         )
+    walks = []
+    for found in invariance[:paths]:
+        shares = np.linspace(0, 0.6, 4).reshape(-1, *[1] * len(shape))
+        points = ((1 - shares) * found.target + shares * found.toward).astype(np.float32)
+        apart = (points - found.toward).reshape(len(points), -1)
+        walks.append(
+            PathExample(
+                index=found.index,
+                label=found.target_label,
+                toward_label=found.toward_label,
+                points=points,
+                distance=np.linalg.norm(apart.astype(np.float64), axis=1),
+                decisions=[found.target_label] * len(points),
+                feature_mse=np.array([0.0, 1.23e-12, 4.56e-12, 7.89e-12]),
+                nearest=found.distance,
+            )
+        )
     return Exhibits(
         bounds=(0.0, 1.0),
         attacked=attacked,
@@ -87,7 +109,23 @@ def make_exhibits(
         invariance=np.exp(rng.normal(0.6, 0.3, max(right - 3, 0))),
         sensitivity_examples=sensitivity,
         invariance_examples=invariance,
+        paths=walks,
     )
+
+
+def make_pairs(classes: list[str]) -> list[ClassPair]:
+    """Of every two classes that are not neighbours; the first and the last one without success."""
+    return [
+        ClassPair(
+            logits=logits,
+            image=image,
+            pairs=1 + (i + k) % 4,
+            median_distance=None if (i, k) == (0, len(classes) - 1) else 1.0 + i / 7 + k / 31,
+        )
+        for i, logits in enumerate(classes)
+        for k, image in enumerate(classes)
+        if abs(i - k) > 1
+    ]
 
 
 def make_summary(
@@ -138,6 +176,18 @@ def make_summary(
         median_distance_linf=0.2345,
         median_between_images=9.8765,
         max_feature_mse=9.87e-5,
+        inversions=[
+            InversionSummary(
+                method=method,
+                success_rate=0.9,
+                tolerance=1e-4,
+                median_distance=distance,
+                best_on=best_on,
+                max_feature_mse=9.87e-5,
+            )
+            for method, distance, best_on in [("descent", 2.468, 0.75), ("adam", None, 0.25)]
+        ],
+        by_class=make_pairs(classes),
     )
     content: dict[str, Any] = {
         "elbowroom": "0.1.0",
