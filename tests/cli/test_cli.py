@@ -63,6 +63,18 @@ def test_audit_from_start_to_page_and_again(weights, tmp_path):
     assert json.loads((out / "summary.json").read_text()) == summary
 
 
+def test_the_inversion_of_an_audit_can_be_chosen(weights, tmp_path):
+    options = [*SMALL, "--weights", weights]
+    for name in ("adam-on-logits", "preimage-descent"):
+        out = tmp_path / name
+        result = run("audit", *options, "--method", name, "--out", out)
+        assert result.exit_code == 0, result.output
+        assert "too invariant" in result.stdout
+        summary = json.loads((out / "summary.json").read_text())
+        assert summary["invariance"]["method"] == name
+        assert name in summary["cost"]
+
+
 def test_a_doubtful_measurement_has_its_own_exit_code(tmp_path):
     # Random weights: the labels do not fit.
     result = run("audit", *SMALL, "--samples", 50, "--method", "fgv", "--out", tmp_path)

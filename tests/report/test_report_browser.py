@@ -36,6 +36,17 @@ return [...document.querySelectorAll(".chart")].map((chart) =>
   chart.querySelectorAll(".scatterlayer .js-line").length == chart.data.length &&
   Math.min(...chart.data.map((trace) => trace.x.length)))
 """
+CELLS = """
+const rgb = (colour) => {
+  const parts = colour.match(/[0-9.]+/g).map(Number);
+  return (colour.startsWith("color(") ? parts : parts.map((v) => v / 255)).slice(0, 3);
+};
+return [...document.querySelectorAll(".heat tbody td")].map((td) => ({
+  pair: td.textContent.trim() !== "",
+  ink: rgb(getComputedStyle(td).color),
+  paper: rgb(getComputedStyle(td).backgroundColor),
+}));
+"""
 WIDTHS = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 LOOK = """
 const rgb = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
@@ -107,7 +118,7 @@ def test_everything_is_drawn_without_an_error(
     show(browser, pages[name])
     assert severe(browser) == []
     pictures = browser.execute_script("return [...document.images].map((i) => i.naturalWidth)")
-    assert len(pictures) == (0 if name == "tabular" else 18)
+    assert len(pictures) == (0 if name == "tabular" else 18 + 2 * 4)
     assert all(width > 0 for width in pictures)
     points = browser.execute_script(POINTS)
     assert len(points) == 2
@@ -139,6 +150,40 @@ def test_charts_follow_the_theme(browser: Any, pages: dict[str, Path]) -> None:
     assert light["chart"] == [light["ink"]] * 2
     assert dark["chart"] == [dark["ink"]] * 2
     assert severe(browser) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_figures_are_readable_on_every_colour_of_the_matrix(
+    browser: Any, pages: dict[str, Path], scheme: str
+) -> None:
+    show(browser, pages["usual"], scheme=scheme)
+    cells = browser.execute_script(CELLS)
+    coloured = [cell for cell in cells if cell["pair"]]
+    assert len({tuple(cell["paper"]) for cell in coloured}) > 10
+    for cell in coloured:
+        light, dark = sorted((luminance(cell["ink"]), luminance(cell["paper"])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) > 4.5  # WCAG 2.1, 1.4.3
+    empty = {tuple(cell["paper"]) for cell in cells if not cell["pair"]}
+    assert len(empty) == 1
+    assert not empty & {tuple(cell["paper"]) for cell in coloured}
+
+
+def luminance(colour: list[float]) -> float:
+    """Relative luminance by WCAG of red, green and blue from 0 to 1."""
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize(("width", "columns"), [(1280, 6), (360, 3)])
+def test_strips_of_images_fit_the_window(
+    browser: Any, pages: dict[str, Path], width: int, columns: int
+) -> None:
+    show(browser, pages["usual"], width=width)
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('.path ol')].map("
+        "(o) => getComputedStyle(o).gridTemplateColumns.split(' ').length)"
+    )
+    assert rows == [columns, columns]
 
 
 def test_a_page_opened_in_the_dark_is_dark(browser: Any, pages: dict[str, Path]) -> None:

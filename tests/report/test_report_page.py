@@ -58,6 +58,10 @@ def test_every_table_and_fact_is_on_the_page() -> None:
         expected.append(f"{word} {check.check} {check.detail}")
     for example in exhibits.sensitivity_examples:
         expected += [f"distance {number(example.distance)}", number(example.radius)]
+    for inversion in summary.invariance.inversions:
+        figures = [percent(inversion.success_rate), number(inversion.median_distance)]
+        figures += [percent(inversion.best_on), number(inversion.max_feature_mse)]
+        expected.append(" ".join([inversion.method, *figures]))
     for pair in exhibits.invariance_examples:
         expected += [f"moved by {number(pair.distance)}", number(pair.feature_mse)]
         for target, example in zip(pair.target_logits, pair.example_logits, strict=True):
@@ -101,7 +105,7 @@ def test_all_but_plotly_is_small() -> None:
 
 def test_every_picture_has_a_text_and_a_size() -> None:
     pictures = page().all("img")
-    assert len(pictures) == 18
+    assert len(pictures) == 18 + 2 * 4
     for attributes in pictures:
         assert attributes["alt"]
         assert (attributes["width"], attributes["height"]) == ("12", "12")

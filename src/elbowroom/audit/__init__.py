@@ -18,12 +18,13 @@ from elbowroom.audit.config import (
     describe_model,
 )
 from elbowroom.audit.gallery import Exhibits
+from elbowroom.audit.paths import stored_paths, walk_paths
 from elbowroom.audit.run import Progress, Samples, pair_up, run
 from elbowroom.audit.store import Store
 from elbowroom.audit.summarise import exhibit, summarise
 from elbowroom.audit.summary import Summary, TrustCheck, WholeSplit
 from elbowroom.audit.tables import read_tables
-from elbowroom.audit.trust import model_checks, recheck, table_checks
+from elbowroom.audit.trust import model_checks, recheck, recheck_logits, table_checks
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.data import Dataset
 from elbowroom.norms import L2, Norm
@@ -107,8 +108,13 @@ def measure(
     store.claim(config)
     run(clf, config, samples, store, progress)
     tables = read_tables(store, config)
+    walk_paths(clf, config, samples, store, tables)
+    paths, _ = stored_paths(store, config, tables)
+    checks = [*model_checks(clf, x, y, norm), recheck(clf, tables, y)]
+    if tables.invariance:
+        checks.append(recheck_logits(clf, config, tables, paths))
     notes = _Notes(
-        checks=[*model_checks(clf, x, y, norm), recheck(clf, tables, y)],
+        checks=checks,
         whole=None if whole is None else _whole_split(clf, whole),
     )
     store.write(NOTES, notes.model_dump_json(indent=2).encode())
@@ -126,7 +132,8 @@ def read(out: str | Path) -> tuple[Summary, Exhibits]:
         raise ValueError(f"the audit in {out} is not finished; run it again to resume it")
     notes = _Notes.model_validate_json(store.read(NOTES))
     checks = [*notes.checks, *table_checks(tables)]
-    return summarise(config, tables, checks, notes.whole), exhibit(tables)
+    paths, cost = stored_paths(store, config, tables)
+    return summarise(config, tables, checks, notes.whole, cost), exhibit(tables, paths)
 
 
 def _whole_split(clf: Classifier, data: Dataset) -> WholeSplit:

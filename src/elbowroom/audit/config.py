@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -20,6 +21,13 @@ from elbowroom.data import Dataset
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance import Inversion
 from elbowroom.norms import L2, Linf, Norm
+
+# Preimage descent costs a VJP for each logit at every step, Adam one for all of them.
+MOST_LOGITS = 50
+# The difference of logits that counts: the rounding of the largest one, but no less than this.
+ROUNDING_ULPS = 8
+FINEST = {torch.float32: 1e-9, torch.float64: 1e-20}
+BATCH = 100
 
 Method = Attack | Certificate | Inversion
 Kind = Literal["attack", "certificate", "invariance"]
@@ -102,7 +110,16 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[str, MethodConfig]:
-    """The methods of an audit in `norm`, from cheap to thorough, by the names reports show.
+    """The methods of an audit in `norm`, by the names reports show: all that can be named, save
+    the inversion that is not the default.
+    """
+    every = all_methods(clf, x, norm, seed)
+    inversions = [name for name, method in every.items() if method.kind == "invariance"]
+    return {name: method for name, method in every.items() if name not in inversions[1:]}
+
+
+def all_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[str, MethodConfig]:
+    """What an audit in `norm` can run, from cheap to thorough; of the inversions the default first.
 
     Radii are shares of the size of the input box, so that they fit inputs of any unit.
     """
@@ -132,10 +149,32 @@ def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[s
         methods["global-lipschitz"] = MethodConfig(
             kind="certificate", method="global-lipschitz", options={"norm": name}
         )
-    return {
-        **methods,
+    return methods | _inversions(clf, x, seed)
+
+
+def _inversions(clf: Classifier, x: Tensor, seed: int) -> dict[str, MethodConfig]:
+    """Preimage descent, which is nearer and more exact, and Adam: whatever many logits cost."""
+    with clf.session():
+        parts = [clf.logits(part) for part in torch.split(x, BATCH)]
+    size = max(1.0, *(float(part.abs().max()) for part in parts))
+    options = {"tolerance": _same(size, clf.dtype), "seed": seed}
+    # Of equal cost, one long approach ends nearer than two short ones and a longer walk.
+    descent = {"begin": ["start"], "steps": 100, "walk_steps": 5, **options}
+    both = {
+        "preimage-descent": MethodConfig(
+            kind="invariance", method="preimage-descent", options=descent
+        ),
         "adam-on-logits": MethodConfig(kind="invariance", method="adam", options={"seed": seed}),
     }
+    return both if parts[0].shape[1] <= MOST_LOGITS else dict(reversed(both.items()))
+
+
+def _same(size: float, dtype: torch.dtype) -> float:
+    """The mean squared difference of logits of this size that counts as none: a power of ten."""
+    rounding = (ROUNDING_ULPS * torch.finfo(dtype).eps * size) ** 2
+    if not math.isfinite(rounding):
+        return FINEST[torch.float32]  # the audit will refuse such a model
+    return max(FINEST.get(dtype, 0.0), 10.0 ** round(math.log10(rounding)))
 
 
 def why_uncertified(clf: Classifier, x: Tensor, norm: Norm) -> str | None:

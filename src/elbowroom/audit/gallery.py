@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+EXHIBITS = 9
+PATHS = 4
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,24 @@ class InvarianceExample:
 
 
 @dataclass(frozen=True)
+class PathExample:
+    """A walk from a sample towards its partner, every point of it with the sample's logits.
+
+    points: `(P, *shape)`, the sample first. distance: `(P,)`, L2 to the partner.
+    decisions: at the points. feature_mse: `(P,)`. nearest: distance of the example of this pair.
+    """
+
+    index: int
+    label: str
+    toward_label: str
+    points: Array
+    distance: NDArray[np.float64]
+    decisions: list[str]
+    feature_mse: NDArray[np.float64]
+    nearest: float
+
+
+@dataclass(frozen=True)
 class Exhibits:
     """What the page shows besides the summary.
 
@@ -56,3 +76,4 @@ class Exhibits:
     invariance: NDArray[np.float64]
     sensitivity_examples: list[SensitivityExample]
     invariance_examples: list[InvarianceExample]
+    paths: list[PathExample] = field(default_factory=list)

@@ -158,7 +158,7 @@ def _in_chunks(
         parts.append({name: column[:real].cpu() for name, column in columns.items()})
         total += _share(cost, real / chunk)
     joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    return {name: _column(values) for name, values in joined.items()}, total
+    return {name: column(values) for name, values in joined.items()}, total
 
 
 def _share(cost: Cost, share: float) -> Cost:
@@ -166,7 +166,7 @@ def _share(cost: Cost, share: float) -> Cost:
     return replace(cost, **passes)
 
 
-def _column(values: Tensor) -> pa.Array:
+def column(values: Tensor) -> pa.Array:
     """A Parquet column; a row of more than one dimension becomes a flat list."""
     if values.ndim == 1:
         return pa.array(values.numpy())

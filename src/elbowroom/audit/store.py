@@ -3,6 +3,7 @@
     config.json                       what is being computed
     units/METHOD/START-STOP.parquet   results of the samples START..STOP-1, config hash and cost
                                       in the file's metadata
+    units/METHOD/paths/...            walks of the pairs that the page shows
     notes.json, summary.json, report.html
 
 Paths go through fsspec. A file is written under a temporary name, flushed and renamed, so that a

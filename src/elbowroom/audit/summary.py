@@ -61,14 +61,37 @@ class Sensitivity(_Part):
     attacks: list[AttackSummary]
 
 
+class InversionSummary(_Part):
+    """One inversion, over all pairs."""
+
+    method: str
+    success_rate: float = Field(description="as of all inversions together")
+    tolerance: float = Field(description="largest mean squared difference of logits that counts")
+    median_distance: float | None = Field(description="failures as infinite; null if that")
+    best_on: float = Field(
+        description="share of pairs with its success the nearest of all inversions; ties count"
+    )
+    max_feature_mse: float | None = Field(description="over the successes; null if none")
+
+
+class ClassPair(_Part):
+    """The pairs of two classes: a cell of the matrix of all classes."""
+
+    logits: str = Field(description="class of the samples whose logits are reached")
+    image: str = Field(description="class of the images that are moved")
+    pairs: int
+    median_distance: float | None = Field(description="L2, failures as infinite; null if that")
+
+
 class Invariance(_Part):
     """How far inputs can be from each other with the same logits.
 
     For each sample a random image of another class is moved until it has the sample's logits.
-    Small distances say: almost any picture can be given these logits.
+    Small distances say: almost any picture can be given these logits. Every pair counts with the
+    nearest success of all inversions.
     """
 
-    method: str
+    method: str = Field(description="the inversion, or several")
     pairs: int
     success_rate: float = Field(
         description="share of pairs with a point nearer than the sample whose logits it has"
@@ -80,6 +103,10 @@ class Invariance(_Part):
     median_distance_linf: float | None
     median_between_images: float = Field(description="L2 between the two images, for comparison")
     max_feature_mse: float | None = Field(description="over the successes; null if none")
+    inversions: list[InversionSummary] = []
+    by_class: list[ClassPair] = Field(
+        default=[], description="for every two classes that have pairs, in the order of the classes"
+    )
 
 
 class MethodCost(_Part):

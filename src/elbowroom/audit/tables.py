@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,22 @@ class InvarianceTable:
     feature_mse: Floats
     logits: NDArray[np.floating]
     points: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class PathTable:
+    """Walks of some pairs: from a sample towards its partner, always with the sample's logits.
+
+    method: the inversion that walked. index: `(M,)`, of the samples. points: `(M, P, *shape)`.
+    distance: `(M, P)`, to the partner. decision, feature_mse: `(M, P)`.
+    """
+
+    method: str
+    index: Ints
+    points: NDArray[np.floating]
+    distance: Floats
+    decision: Ints
+    feature_mse: Floats
 
 
 @dataclass(frozen=True)
@@ -88,6 +104,19 @@ class Tables:
         for radius in self.certificates.values():
             certified = np.maximum(certified, radius)
         return certified
+
+    @property
+    def pairs(self) -> InvarianceTable | None:
+        """Every pair with the nearest success of all inversions; None if none was run."""
+        found = list(self.invariance.values())
+        if not found:
+            return None
+        # Without a success the nearest miss; of equal distances the more exact one.
+        keys = [[getattr(t, key) for t in found] for key in ("feature_mse", "distance")]
+        first = np.lexsort(np.array(keys), axis=0)[0]
+        rows = np.arange(len(first))
+        columns = {f.name: [getattr(t, f.name) for t in found] for f in fields(InvarianceTable)}
+        return InvarianceTable(**{k: np.stack(v)[first, rows] for k, v in columns.items()})
 
 
 def read_tables(store: Store, config: AuditConfig) -> Tables:
@@ -151,6 +180,24 @@ def _read(
             "same audit again to resume it"
         )
     return store.read_units(units)
+
+
+def read_paths(
+    store: Store, config: AuditConfig, unit: Unit, method: str
+) -> tuple[PathTable, MethodCost]:
+    """The walks of a finished unit, and what they cost per sample of the audit."""
+    table, spent = _read(store, config, [unit])
+    points = _rows(table, "path", (-1, *config.data.shape))
+    steps = points.shape[1:2]
+    cost = {key: value / config.samples for key, value in spent.items()}
+    return PathTable(
+        method=method,
+        index=_plain(table, "index"),
+        points=points,
+        distance=_rows(table, "distance", steps).astype(np.float64),
+        decision=_rows(table, "decision", steps).astype(np.int64),
+        feature_mse=_rows(table, "feature_mse", steps).astype(np.float64),
+    ), MethodCost(kind="invariance", **cost)
 
 
 def _plain(table: pa.Table, column: str) -> NDArray[Any]:

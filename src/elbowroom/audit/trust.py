@@ -9,19 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from elbowroom.audit.config import why_uncertified
+from elbowroom.audit.config import AuditConfig, why_uncertified
 from elbowroom.audit.summary import TrustCheck
-from elbowroom.audit.tables import Tables
+from elbowroom.audit.tables import PathTable, Tables
 from elbowroom.classifier import Classifier
+from elbowroom.features import features_of
 from elbowroom.goals import Misclassified
+from elbowroom.invariance import Inversion
 from elbowroom.norms import Norm
 
 SINGLE_STEP = ("fgs", "fgv")
 BATCH = 100  # another size than the audit's chunks
 CLEARLY = 0.99  # nearer by more than the line searches' error
+ULPS = 16  # by which features differ between two sizes of a batch
 FEW = 0.01  # of the samples: below it, a finding is an oddity and not a failure
 
 
@@ -115,6 +120,49 @@ def recheck(clf: Classifier, tables: Tables, y: Tensor) -> TrustCheck:
         passed=wrong == 0,
         detail=f"{wrong} of {checked} are decided as labelled when classified again",
     )
+
+
+def recheck_logits(
+    clf: Classifier, config: AuditConfig, tables: Tables, paths: PathTable | None
+) -> TrustCheck:
+    """Every stored example of invariance and point of a path is evaluated again, as `recheck`."""
+    wrong = checked = 0
+    shape = tables.inputs.shape[1:]
+    row_of = {int(index): row for row, index in enumerate(tables.index)}
+    for name, pairs in tables.invariance.items():
+        method = config.methods[name].build()
+        assert isinstance(method, Inversion)
+        points, wanted = pairs.points[pairs.success], tables.inputs[pairs.success]
+        if paths is not None and paths.method == name:
+            starts = tables.inputs[[row_of[int(index)] for index in paths.index]]
+            starts = np.repeat(starts, paths.points.shape[1], axis=0)
+            points = np.concatenate([points, paths.points.reshape(-1, *shape)])
+            wanted = np.concatenate([wanted, starts])
+        part = features_of(clf, shape, layer=method.layer, up_to_shift=method.up_to_shift)
+        wrong += _different(part, points, wanted, method.tolerance)
+        checked += len(points)
+    return TrustCheck(
+        check="Stored examples have the logits of their samples",
+        passed=wrong == 0,
+        detail=f"{wrong} of {checked} (points of paths included) have others when evaluated again",
+    )
+
+
+def _different(
+    part: Classifier, x: NDArray[np.floating], y: NDArray[np.floating], tolerance: float
+) -> int:
+    """How many of the inputs x and y, one by one, have different features."""
+    wrong = 0
+    with part.session():
+        for start in range(0, len(x), BATCH):
+            rows = slice(start, start + BATCH)
+            found, wanted = (
+                part.logits(torch.tensor(z[rows], dtype=part.dtype).to(part.device)) for z in (x, y)
+            )
+            error = (found.double() - wanted.double()).square().mean(dim=1).sqrt()
+            rounding = ULPS * torch.finfo(part.dtype).eps * wanted.abs().amax(dim=1).clamp(min=1.0)
+            wrong += int((~(error <= tolerance**0.5 + rounding)).sum())  # NaN differs
+    return wrong
 
 
 def table_checks(tables: Tables) -> list[TrustCheck]:

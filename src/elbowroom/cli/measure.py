@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from elbowroom.audit import Card, MethodConfig
-from elbowroom.audit.config import default_methods
+from elbowroom.audit.config import all_methods
 from elbowroom.classifier import Classifier
 from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, command, load_data
 from elbowroom.data import Dataset
@@ -96,10 +96,10 @@ def _show(card: Card, output: Output) -> None:
 def _selected(
     clf: Classifier, data: Dataset, norm: Norm, seed: int, names: list[str] | None
 ) -> dict[str, MethodConfig] | None:
-    """The named methods of the default set; all of them if none are named."""
+    """The named methods; the default set if none are named."""
     if not names:
         return None
-    every = default_methods(clf, data.x.to(clf.device, clf.dtype), norm, seed)
+    every = all_methods(clf, data.x.to(clf.device, clf.dtype), norm, seed)
     if unknown := [name for name in names if name not in every]:
         raise ValueError(f"no method {unknown[0]!r} in this audit; there are {', '.join(every)}")
     return {name: method for name, method in every.items() if name in names}

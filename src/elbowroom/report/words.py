@@ -123,6 +123,11 @@ def _invariant(summary: Summary) -> Answer:
             sentences.append(
                 f"A move of {part} of that is enough. The smaller, the less the network notices."
             )
+        if found.max_feature_mse is not None:
+            sentences.append(
+                "The logits agree up to a mean squared difference of "
+                f"{number(found.max_feature_mse)} at most."
+            )
         sentences.append(
             f"Something nearer was found for {percent(found.success_rate)} of "
             f"{_pairs(found.pairs)}; for the others the whole distance counts."
