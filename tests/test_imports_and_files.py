@@ -44,8 +44,8 @@ def test_a_write_is_whole_or_not_there(tmp_path):
 LAYERS = [
     {"norms", "goals", "results", "sampling", "files", "imports", "version", "graph"},
     {"classifier"},
-    {"optimise", "regions"},
-    {"attacks", "invariance", "certificates", "data", "models"},
+    {"features", "optimise", "regions"},
+    {"perception", "attacks", "invariance", "certificates", "data", "models"},
     {"training"},
     {"audit"},
     {"report"},
