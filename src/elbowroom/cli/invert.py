@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +29,7 @@ from elbowroom.data import Dataset
 from elbowroom.features import layer_names
 from elbowroom.files import write_atomically
 from elbowroom.graph import UnsupportedOperationError
-from elbowroom.invariance import INVERSIONS, Inversion
+from elbowroom.invariance import INVERSIONS, Inversion, PreimageDescent
 from elbowroom.papers.inversion_pages import inversion_page
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.results import Cost, InversionResult
@@ -115,9 +115,9 @@ def invert(
     options = {**settings(set_), "seed": seed, **compared(layer, up_to_shift)}
     built = build_method("invariance", method, options)
     assert isinstance(built, Inversion)
-    if "block" not in options and any(f.name == "block" for f in fields(built)):
+    if "block" not in options and isinstance(built, PreimageDescent):
         # The method pads its blocks: a full one of a single pair would cost all the others.
-        built = replace(built, block=min(built.block, len(pairs)))  # type: ignore[attr-defined,call-arg]
+        built = replace(built, block=min(built.block, len(pairs)))
     if target is not None and len(target) == 1:
         target = target[0]  # the same for all
     done = _invert(clf, built, pairs, target, output)

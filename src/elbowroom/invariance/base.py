@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.features import features_of
 from elbowroom.goals import SameLogits
+from elbowroom.graph.ops import Linear
 from elbowroom.norms import L2, Linf, per_sample
 from elbowroom.optimise import require_counts
 from elbowroom.results import Cost, InversionResult
@@ -155,8 +156,9 @@ class Inversion(ABC):
         target = target.to(toward).expand(len(toward), count)
         if not self.up_to_shift:
             return target
-        last = part.graph(toward.shape[1:]).nodes[-1].op
-        return target @ last.weight.T  # type: ignore[attr-defined,no-any-return]
+        basis = part.graph(toward.shape[1:]).nodes[-1].op
+        assert isinstance(basis, Linear)
+        return target @ basis.weight.T
 
     def _answer(
         self,

@@ -16,6 +16,7 @@ from elbowroom.sampling import SampleRng
 
 # Of the largest wanted feature, in units of rounding: what counts as exactly the same features.
 EXACT_ULPS = 64
+# Samples that a step of Newton's method is computed for at a time, fewer of them padded.
 RETRACTED = 4
 # Settings of `shortest_move`: on the way, the linearisation itself is far less true.
 EXACT = {"tolerance": 1e-13, "stiffness": 1e10}
