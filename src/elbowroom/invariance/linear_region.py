@@ -65,13 +65,15 @@ class RegionTrace:
 
     result:  of the whole search.
     visits:  `(R, N)`: see `Visit`.
-    final_distance, final_mse: `(N,)`, float64, of the picked region's solution, after it was
-             solved again; NaN where no region was picked. The answer is another point where a
-             nearer one was accepted, or where this one misses the goal.
+    final:   `(N, *shape)`, the picked region's solution, after it was solved again; NaN where no
+             region was picked. The answer is another point where a nearer one was accepted, or
+             where this one misses the goal.
+    final_distance, final_mse: `(N,)`, float64, of it.
     """
 
     result: InversionResult
     visits: Visit
+    final: Tensor
     final_distance: Tensor
     final_mse: Tensor
 
@@ -155,11 +157,11 @@ class LinearRegionInversion(Steering, Inversion):
     ) -> RegionTrace:
         """Run the search; also tell what was found in each region. Arguments as for a call."""
         options = {f.name: getattr(self, f.name) for f in fields(self)}
-        parts: list[tuple[Visit, Tensor, Tensor]] = []
+        parts: list[tuple[Visit, Tensor, Tensor, Tensor]] = []
         recorded = _Recorded(**options, parts=parts)
         result = recorded(clf, toward=toward, start=start, target=target, indices=indices)
-        visits, distances, errors = zip(*parts, strict=True)
-        return RegionTrace(result, Visit.joined(visits), torch.cat(distances), torch.cat(errors))
+        visits, *finals = zip(*parts, strict=True)
+        return RegionTrace(result, Visit.joined(visits), *map(torch.cat, finals))
 
     def descend(self, problem: Problem) -> Found:
         return self._search(problem, lambda visits, walk: None)
@@ -197,11 +199,11 @@ class LinearRegionInversion(Steering, Inversion):
 class _Recorded(LinearRegionInversion):
     """Keeps what was found in each region, by batch."""
 
-    parts: list[tuple[Visit, Tensor, Tensor]]
+    parts: list[tuple[Visit, Tensor, Tensor, Tensor]]
 
     def descend(self, problem: Problem) -> Found:
         def record(visits: list[Visit], walk: InversionWalk) -> None:
             rounds = Visit.stacked(visits)
-            self.parts.append((rounds, walk.final_distance, walk.final_mse))
+            self.parts.append((rounds, walk.final, walk.final_distance, walk.final_mse))
 
         return self._search(problem, record)

@@ -153,7 +153,8 @@ class InversionWalk:
 
     best:         the nearest accepted point, or else the one with the lowest feature MSE.
     threshold:    `(N,)`: of the error up to which a proposal is the next point itself.
-    final_distance, final_mse: `(N,)`, of the picked region's proposal; NaN without one.
+    final, final_distance, final_mse: of the picked region's proposal, `(N, *shape)` and `(N,)`;
+                  NaN without one.
     """
 
     def __init__(
@@ -187,6 +188,7 @@ class InversionWalk:
         self.picked = self.base.clone()
         self.has_pick = torch.zeros_like(self.at_random)
         self.least = torch.full_like(self.reach, torch.inf)
+        self.final = torch.full_like(toward, torch.nan)
         self.final_distance = torch.full_like(self.reach, torch.nan)
         self.final_mse = self.final_distance.clone()
 
@@ -219,6 +221,7 @@ class InversionWalk:
             self.problem.rng.take(lanes),
         )
         mse, distance, _ = self._offer(found.z, lanes)
+        self.final[lanes] = found.z
         self.final_distance[lanes], self.final_mse[lanes] = distance, mse
 
     def _next_points(self, lanes: Tensor) -> Tensor:
@@ -264,7 +267,7 @@ class InversionWalk:
         seen.solved[lanes], seen.steps[lanes] = True, found.steps
         seen.distance[lanes], seen.feature_mse[lanes] = distance, mse
         seen.accepted[lanes], seen.full[lanes] = accepted, found.full
-        self._remember(lanes, point, seen)
+        self._remember(lanes, point, found.z, seen)
         error = mse
         if self.steering.judge == "violation":
             error = polytopes.excess(found.z).amax(dim=1).clamp(min=0).double().square()
@@ -298,7 +301,7 @@ class InversionWalk:
         distance = L2.length(z - self.problem.toward[lanes])
         return mse, distance, (self.best.distance < before)[lanes]
 
-    def _remember(self, lanes: Tensor, point: Tensor, seen: Visit) -> None:
+    def _remember(self, lanes: Tensor, point: Tensor, z: Tensor, seen: Visit) -> None:
         """Keep the regions that the rule for the final region prefers to earlier ones."""
         least = seen.feature_mse < self.least  # NaN is not
         self.least = torch.where(least, seen.feature_mse, self.least)
@@ -310,7 +313,7 @@ class InversionWalk:
         preferred = rules[self.steering.pick]
         self.has_pick |= preferred
         now = preferred[lanes]
-        self.picked[lanes[now]] = point[now]
+        self.picked[lanes[now]], self.final[lanes[now]] = point[now], z[now]
         self.final_distance = torch.where(preferred, seen.distance, self.final_distance)
         self.final_mse = torch.where(preferred, seen.feature_mse, self.final_mse)
 
