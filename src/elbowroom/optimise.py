@@ -71,7 +71,7 @@ class Best:
 # Hyperparameters that count something, by their names in all methods, and the least they may be.
 COUNTS = {"steps": 1, "restarts": 1, "search_steps": 1, "candidates": 1}
 COUNTS |= {"starts": 1, "regions": 1, "batch": 1, "budget": 1}
-COUNTS |= {"path_steps": 1, "walk_steps": 0, "block": 1}
+COUNTS |= {"path_steps": 1, "walk_steps": 0, "block": 1, "scattered": 0, "final_regions": 0}
 COUNTS |= {"radius_steps": 0, "runner_ups": 0, "line_search_steps": 0, "seed": 0}
 
 

@@ -20,6 +20,7 @@ class SampleRng:
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
         self.seed = seed
         self.indices = [int(index) for index in indices]
+        self._keys: list[tuple[int, ...]] = [() for _ in self.indices]
         self._streams = [Generator(Philox(SeedSequence([seed, index]))) for index in self.indices]
 
     def __len__(self) -> int:
@@ -30,12 +31,17 @@ class SampleRng:
 
         rows: positions of samples in this batch, repeats allowed; numbers: of their runs. What is
         drawn from a child does not depend on what was drawn before, here or from other children.
+        Children of a child are seeded by its round and number as well.
         """
         child = SampleRng(self.seed, [])
         child.indices = [self.indices[row] for row in rows.tolist()]
+        child._keys = [
+            (*self._keys[row], round_number, number)
+            for row, number in zip(rows.tolist(), numbers.tolist(), strict=True)
+        ]
         child._streams = [
-            Generator(Philox(SeedSequence([self.seed, index], spawn_key=(round_number, number))))
-            for index, number in zip(child.indices, numbers.tolist(), strict=True)
+            Generator(Philox(SeedSequence([self.seed, index], spawn_key=key)))
+            for index, key in zip(child.indices, child._keys, strict=True)
         ]
         return child
 
@@ -43,6 +49,7 @@ class SampleRng:
         """The streams of the samples `rows`, no repeats: what they draw here is drawn there."""
         some = SampleRng(self.seed, [])
         some.indices = [self.indices[row] for row in rows.tolist()]
+        some._keys = [self._keys[row] for row in rows.tolist()]
         some._streams = [self._streams[row] for row in rows.tolist()]
         return some
 

@@ -103,7 +103,7 @@ def test_no_point_is_nearer_than_the_exact_distance_and_most_are_within_a_hundre
     exact = ExactInversion()(clf, start=start, toward=toward, known=result.example)
     assert exact.finished.all()
     assert (result.distance >= exact.lower * (1 - 1e-6)).all()
-    assert int((result.distance <= 1.01 * exact.upper + 1e-9).sum()) >= 9
+    assert (result.distance <= 1.01 * exact.upper + 1e-9).all()
 
 
 @settings(max_examples=10, deadline=None)
@@ -227,6 +227,42 @@ def test_results_do_not_depend_on_the_batch():
     ]
     found = torch.cat([part.distance for part in parts])
     assert torch.allclose(found, whole.distance[[4, 0, 2, 3, 1]], rtol=1e-8)
+
+
+def test_searches_of_few_features_do_not_depend_on_the_batch_bit_for_bit():
+    clf = _small(4, seed=1)
+    start, toward = torch.rand(2, 5, 4, generator=torch.Generator().manual_seed(1)).double()
+    method = PreimageDescent(tolerance=EXACT, scattered=9)
+    # Logits are given: those of a start are computed in one batch, and may differ in the last bit.
+    wanted = clf.logits(start)
+    whole = method(clf, target=wanted, toward=toward, indices=range(5))
+    for rows in ([4, 0], [2], [3, 1]):
+        part = method(clf, target=wanted[rows], toward=toward[rows], indices=rows)
+        assert torch.equal(part.example, whole.example[rows])
+
+
+def test_scattered_points_and_final_regions_only_help():
+    clf = _small(4, seed=2)
+    start, toward = torch.rand(2, 12, 4, generator=torch.Generator().manual_seed(0)).double()
+    bare = PreimageDescent(tolerance=EXACT, restarts=1, scattered=0, final_regions=0)
+    plain = bare(clf, start=start, toward=toward)
+    regions = replace(bare, final_regions=10)(clf, start=start, toward=toward)
+    scattered = replace(bare, scattered=32)(clf, start=start, toward=toward)
+    assert regions.success.all()
+    assert scattered.success.all()
+    assert (regions.distance <= plain.distance * (1 + 1e-9)).all()
+    assert regions.distance.sum() < plain.distance.sum()
+    # The random draws of the walk at the end are the same, but not where it begins.
+    assert scattered.distance.median() <= plain.distance.median() * (1 + 1e-9)
+    assert scattered.distance.sum() < plain.distance.sum()
+
+
+def test_without_a_box_random_points_are_near_the_input_and_there_are_no_final_regions():
+    clf = Classifier(_small(4, seed=1).network, bounds=(-torch.inf, torch.inf))
+    start, toward = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(1)).double()
+    result = PreimageDescent(tolerance=EXACT, scattered=8)(clf, start=start, toward=toward)
+    assert result.success.all()
+    assert (result.distance < L2.length(start - toward)).all()
 
 
 def test_in_float32_the_logits_agree_to_a_billionth():

@@ -16,8 +16,9 @@ from elbowroom.sampling import SampleRng
 
 # Of the largest wanted feature, in units of rounding: what counts as exactly the same features.
 EXACT_ULPS = 64
-# Samples that a step of Newton's method is computed for at a time, fewer of them padded.
-RETRACTED = 4
+# Samples that a step of Newton's method is computed for at a time, fewer of them padded: so few,
+# or so many that they have this many features.
+RETRACTED, FEATURES_RETRACTED = 4, 2**11
 # Settings of `shortest_move`: on the way, the linearisation itself is far less true.
 EXACT = {"tolerance": 1e-13, "stiffness": 1e10}
 ROUGH = {"tolerance": 1e-6, "stiffness": 1e4}
@@ -41,6 +42,11 @@ class Preimage:
         size = goal.logits.abs().amax(dim=1).clamp(min=1.0)
         rounding = (EXACT_ULPS * torch.finfo(size.dtype).eps * size).square()
         return cls(clf, SameLogits(goal.logits, torch.minimum(goal.tolerance, rounding)), width)
+
+    @property
+    def retracted(self) -> int:
+        """Samples that a step of Newton's method is computed for at a time."""
+        return max(RETRACTED, FEATURES_RETRACTED // self.width[0].numel())
 
     def take(self, rows: Tensor) -> Preimage:
         """The preimages `rows` (indices, repeats allowed)."""
@@ -94,7 +100,7 @@ class Preimage:
         for _ in range(steps):
             off = (~self.goal.met(features)).nonzero().squeeze(1)
             # Always so many at a time: the last bits would depend on how many others are left.
-            for some, real in blocks(len(off), RETRACTED, y.device):
+            for some, real in blocks(len(off), self.retracted, y.device):
                 rows = off[some]
                 part = self.take(rows)
                 z, _ = part.nearest(y[rows], y[rows], features[rows], J[rows])

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from elbowroom.classifier import Classifier
+from elbowroom.goals import SameLogits
+from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance.adam import AdamOnLogits
 from elbowroom.invariance.base import Found, Inversion, Problem
-from elbowroom.invariance.preimage import RETRACTED, Preimage
+from elbowroom.invariance.linear_region import LinearRegionInversion
+from elbowroom.invariance.preimage import Preimage
 from elbowroom.norms import L2, per_sample
 from elbowroom.optimise import Best
+from elbowroom.regions import WorkingSet
 from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
@@ -25,8 +32,12 @@ NEWTON = 12
 BACK_STEPS, BACK_SHARES, BACK_NOISE, BACK_MEMORY = 20, (0.5, 0.5), (0.15, 0.002), 0.5
 # Of the walk: the first share, what it is multiplied by, and Newton steps back.
 WALK_SHARE, LONGER, SHORTER, WALK_NEWTON = 0.5, 1.5, 0.5, 6
-FEW_FEATURES = 100
+# By default, for inputs of up to so many features: approaches from each beginning, random points
+# to walk from, and linear regions at the end.
+SEARCHES = ((16, (8, 64, 30)), (100, (2, 0, 30)), (math.inf, (1, 0, 0)))
 JACOBIAN_VALUES = 2**26  # of a block: bounds its memory where there are many features
+AT_ONCE = 2**18  # values of Jacobians, up to which searches of the same samples are one batch
+NEARLY = 1e-14  # MSE up to which the solution in a region counts, before it is retracted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +52,18 @@ class PreimageDescent(Inversion):
     of all is the answer. Networks that are not piecewise affine are treated alike; there Newton's
     method may fail, and `success` tells.
 
+    Inputs of few features have many points that are nearest among their neighbours only, and a
+    search costs little. There, more searches begin (`SEARCHES`), and the end is a walk through
+    linear regions from the nearest point found, with the exact solution in each
+    (`LinearRegionInversion`).
+
     begin:      where: "toward"; "start", if there is one; "adam", what `AdamOnLogits` finds.
-    restarts:   approaches from each, with other noise; by default 8 for inputs of up to
-                `FEW_FEATURES` features, where many points are nearest among their neighbours and
-                an approach costs little, else 1.
+    restarts:   approaches from each, with other noise; by default 8 for up to 16 features, 2 for
+                up to 100, else 1.
+    scattered:  random points of the box that are retracted and walked from; by default 64 for up
+                to 16 features, else 0.
+    final_regions: linear regions at the end, of a piecewise affine network in a bounded box; by
+                default 30 for up to 100 features, else 0.
     steps:      of an approach; each costs K VJPs, for K features.
     smoothing:  standard deviation of the first noise, in widths of the input box.
     memory:     weight of earlier gradients in their average.
@@ -57,6 +76,8 @@ class PreimageDescent(Inversion):
     tolerance: float = 1e-9
     begin: Sequence[str] = ("toward", "start")
     restarts: int | None = None
+    scattered: int | None = None
+    final_regions: int | None = None
     steps: int = 60
     smoothing: float = 0.3
     memory: float = 0.8
@@ -71,7 +92,7 @@ class PreimageDescent(Inversion):
             raise ValueError(f"begin must be some of {', '.join(BEGINNINGS)}, not {self.begin!r}")
         if not 0 <= self.memory < 1:
             raise ValueError(f"memory must lie in [0, 1), not {self.memory}")
-        if not 0 < self.smoothing < float("inf"):
+        if not 0 < self.smoothing < math.inf:
             raise ValueError(f"smoothing must be positive and finite, not {self.smoothing}")
 
     def descend(self, problem: Problem) -> Found:
@@ -81,31 +102,53 @@ class PreimageDescent(Inversion):
         size = min(self.block, max(1, JACOBIAN_VALUES // count))
         examples, paths = [], []
         for rows, real in blocks(len(problem), size, problem.toward.device):
-            found = self._descend(problem.take(rows))
+            found = self._descend(problem.take(rows), max(1, AT_ONCE // (size * count)))
             examples.append(found.example[:real])
             if found.path is not None:
                 paths.append(found.path[:, :real])
         return Found(torch.cat(examples), torch.cat(paths, dim=1) if paths else None)
 
-    def _descend(self, problem: Problem) -> Found:
+    def _descend(self, problem: Problem, at_once: int) -> Found:
+        """The samples of one block, `at_once` searches of each at a time."""
         clf, toward = problem.clf, problem.toward
         preimage = Preimage.exact(clf, problem.goal, problem.width)
         best = Best(toward, L2)
-        begins = self._begins(problem)
-        restarts = self.restarts or (8 if toward[0].numel() <= FEW_FEATURES else 1)
-        for number in range(restarts * len(begins)):
-            begin = begins[number % len(begins)]
-            y = self._approach(preimage, toward, begin, _streams(problem, number))
-            best.offer(y, clf.logits(y), preimage.goal)
         if problem.known:
             best.offer(problem.start, clf.logits(problem.start), preimage.goal)
-        last = self._walk(preimage, toward, best.point, _streams(problem, -1), self.walk_steps)[-1]
-        best.offer(last, clf.logits(last), preimage.goal)
+        restarts, scattered, regions = self._counts(problem)
+        begins = self._begins(problem)
+        approaches = restarts * len(begins)
+        for number in range(0, approaches, at_once):
+            numbers = range(number, min(number + at_once, approaches))
+            part, x, rng = _searches(preimage, problem, numbers)
+            y = torch.cat([begins[number % len(begins)] for number in numbers])
+            _offer_all(best, preimage, self._approach(part, x, y, rng))
+        for number in range(approaches, approaches + scattered, at_once):
+            numbers = range(number, min(number + at_once, approaches + scattered))
+            part, x, rng = _searches(preimage, problem, numbers)
+            y = part.retract(_anywhere(clf, x, part.width, rng), NEWTON)[0]
+            _offer_all(best, preimage, self._walk(part, x, y, rng, self.walk_steps)[-1])
+        rng = _streams(problem, -1)
+        _offer_all(
+            best, preimage, self._walk(preimage, toward, best.point, rng, self.walk_steps)[-1]
+        )
+        if regions:
+            _offer_all(best, preimage, _solve_regions(preimage, problem, best.point, regions))
         if not self.path:
             return Found(best.point)
         path = self._walk(preimage, toward, problem.start, _streams(problem, -2), self.path_steps)
-        best.offer(path[-1], clf.logits(path[-1]), preimage.goal)
+        _offer_all(best, preimage, path[-1])
         return Found(best.point, torch.stack(path))
+
+    def _counts(self, problem: Problem) -> tuple[int, int, int]:
+        """Approaches from each beginning, random points and final regions."""
+        features = problem.toward[0].numel()
+        defaults = next(numbers for limit, numbers in SEARCHES if features <= limit)
+        given = (self.restarts, self.scattered, self.final_regions)
+        first, second, third = (
+            default if own is None else own for own, default in zip(given, defaults, strict=True)
+        )
+        return first, second, third
 
     def _begins(self, problem: Problem) -> list[Tensor]:
         """Where the approaches begin."""
@@ -127,9 +170,9 @@ class PreimageDescent(Inversion):
         )
         y, features, _ = preimage.retract(y, NEWTON)
         off = (~preimage.goal.met(features)).nonzero().squeeze(1)
-        for some, real in blocks(len(off), RETRACTED, y.device):
+        for some, real in blocks(len(off), preimage.retracted, y.device):
             rows = off[some]
-            part, streams = preimage.take(rows), rng.children(rows, torch.zeros_like(rows), 2)
+            part, streams = preimage.take(rows), rng.children(rows, torch.zeros_like(rows))
             z = part.approach(
                 None, y[rows], streams,
                 steps=BACK_STEPS, shares=BACK_SHARES, noise=BACK_NOISE, memory=BACK_MEMORY,
@@ -168,6 +211,55 @@ class PreimageDescent(Inversion):
             share = torch.where(nearer, (share * LONGER).clamp(max=1.0), share * SHORTER)
             points.append(y)
         return points
+
+
+def _searches(
+    preimage: Preimage, problem: Problem, numbers: range
+) -> tuple[Preimage, Tensor, SampleRng]:
+    """The searches `numbers` of each sample as one batch, one search after another."""
+    rows = torch.arange(len(problem)).repeat(len(numbers))
+    of_search = torch.tensor(numbers).repeat_interleave(len(problem))
+    rng = problem.rng.children(rows, of_search, 1)
+    rows = rows.to(problem.toward.device)
+    return preimage.take(rows), problem.toward[rows], rng
+
+
+def _offer_all(best: Best, preimage: Preimage, y: Tensor) -> None:
+    """Offer what searches found, their batches one after another."""
+    logits, size = preimage.clf.logits(y), len(best.origin)
+    for i in range(0, len(y), size):
+        best.offer(y[i : i + size], logits[i : i + size], preimage.goal)
+
+
+def _anywhere(clf: Classifier, x: Tensor, width: Tensor, rng: SampleRng) -> Tensor:
+    """Uniform points of the box; along features without bounds, within a width of `x`."""
+    u = rng.uniform(x)
+    inside = clf.lower + u * width
+    return clf.clamp(torch.where(inside.isfinite(), inside, x + (2 * u - 1) * width))
+
+
+def _solve_regions(preimage: Preimage, problem: Problem, y: Tensor, regions: int) -> Tensor:
+    """The nearest solution in linear regions from that of `y` on; `y` where there are none.
+
+    In float64, and with the features that `y` has there: those wanted can be out of reach by a
+    rounding error where fewer units are active than there are features.
+    """
+    clf = problem.clf
+    if not clf.bounded:
+        return y
+    precise = Classifier(clf.network, bounds=(clf.lower, clf.upper), dtype=torch.float64)
+    y = y.double()
+    with precise.session():
+        goal = SameLogits(precise.logits(y), torch.full_like(y.flatten(1)[:, 0], NEARLY))
+        exact = Problem(precise, y, problem.toward.double(), goal, problem.rng, known=True)
+        walk = LinearRegionInversion(
+            solver=WorkingSet(), regions=regions, final_steps=0,
+            begin="start", explore="explore if not converged",
+        )  # fmt: skip
+        with suppress(UnsupportedOperationError):  # raised if it is not piecewise affine
+            y = walk.descend(exact).example
+    clf.cost += precise.cost
+    return preimage.retract(clf.clamp(y.to(problem.toward)), NEWTON)[0]
 
 
 def _streams(problem: Problem, number: int) -> SampleRng:
