@@ -48,7 +48,8 @@ class Projected(Inversion):
         example = problem.toward + move.view_as(zero)
         if not self.with_path:
             return Found(example)
-        return Found(example, torch.stack([problem.start, (problem.start + example) / 2]))
+        middle = (problem.start + example) / 2
+        return Found(example, torch.stack([problem.start, middle, example]))
 
 
 def _nearest(clf, toward, wanted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -158,6 +159,9 @@ def test_every_point_of_a_path_has_the_same_logits_and_none_is_farther_than_the_
         before = distance
     assert (before < L2.length(start - toward)).all()
     assert (result.distance <= before).all()
+    # No leaps, which the features would not follow.
+    for one, other in pairwise(result.path):
+        assert (L2.length(one - other) <= 3 / 15 * L2.length(start - toward)).all()
 
 
 @pytest.mark.parametrize("layer", ["1", "3"])

@@ -185,7 +185,8 @@ class Chain:
 
     legs: the result of each, in order; `feature_mse` and `success` are with respect to the
           features of the first image.
-    path: `(P, N, *shape)`: the first image, the points on the way, and the end of each leg.
+    path: `(P, N, *shape)`: the first image, the points on the way, and the end of each leg: that of
+          its path, or its example if the inversion gives no path.
     ends: positions in `path` of these ends.
     """
 
@@ -229,9 +230,10 @@ def chain(
             with part.metered() as spent:
                 leg = inversion._answer(part, start, toward, wanted, rng)
                 legs.append(replace(leg, cost=spent()))
-            points += [leg.example[None]] if leg.path is None else [leg.path, leg.example[None]]
+            # An example can be elsewhere than the end of the path, and nothing between the two.
+            points.append(leg.example[None] if leg.path is None else leg.path)
             ends.append(sum(map(len, points)) - 1)
-            start = leg.example
+            start = points[-1][-1]
         cost = whole()
     if part is not clf:
         clf.cost += cost

@@ -35,6 +35,9 @@ WALK_SHARE, LONGER, SHORTER, WALK_NEWTON = 0.5, 1.5, 0.5, 6
 # By default, for inputs of up to so many features: approaches from each beginning, random points
 # to walk from, and linear regions at the end.
 SEARCHES = ((16, (8, 64, 30)), (100, (2, 0, 30)), (math.inf, (1, 0, 0)))
+# A step of a path is at most so many times its even share of the way: the shorter, the less the
+# features change between the points.
+EVENLY = 2.0
 JACOBIAN_VALUES = 2**26  # of a block: bounds its memory where there are many features
 AT_ONCE = 2**18  # values of Jacobians, up to which searches of the same samples are one batch
 NEARLY = 1e-14  # MSE up to which the solution in a region counts, before it is retracted
@@ -136,7 +139,9 @@ class PreimageDescent(Inversion):
             _offer_all(best, preimage, _solve_regions(preimage, problem, best.point, regions))
         if not self.path:
             return Found(best.point)
-        path = self._walk(preimage, toward, problem.start, _streams(problem, -2), self.path_steps)
+        path = self._walk(
+            preimage, toward, problem.start, _streams(problem, -2), self.path_steps, EVENLY
+        )
         _offer_all(best, preimage, path[-1])
         return Found(best.point, torch.stack(path))
 
@@ -181,17 +186,26 @@ class PreimageDescent(Inversion):
         return y
 
     def _walk(
-        self, preimage: Preimage, x: Tensor, y: Tensor, rng: SampleRng, steps: int
+        self,
+        preimage: Preimage,
+        x: Tensor,
+        y: Tensor,
+        rng: SampleRng,
+        steps: int,
+        longest: float = math.inf,
     ) -> list[Tensor]:
         """Points on the preimage, from `y` on, each at least as near to `x` as the one before.
 
         A point that is not on the preimage stays where it is. The direction is that of gradients
         averaged over `y` and a noisy point, the nearer to it the shorter the step.
+
+        longest: of the steps, before they are retracted, in units of the way to `x` over `steps`.
         """
         features, J = preimage.jacobian(y)
         on = preimage.goal.met(features)
         distance = L2.length(y - x)
         share = torch.full_like(distance, WALK_SHARE)
+        most = distance * longest / max(steps, 1)
         points = [y]
         for _ in range(steps):
             size = per_sample((self.smoothing * share).to(y.dtype), y)
@@ -199,8 +213,9 @@ class PreimageDescent(Inversion):
                 preimage.clf.clamp(y + size * preimage.width * rng.normal(y))
             )
             ahead = preimage.nearest(x, y, features, (J + aside) / 2, rough=True)[0] - y
+            size = torch.minimum(share, most / L2.length(ahead).clamp(min=1e-300))
             z, reached, there = preimage.retract(
-                y + per_sample(share.to(y.dtype), y) * ahead, WALK_NEWTON
+                y + per_sample(size.to(y.dtype), y) * ahead, WALK_NEWTON
             )
             length = L2.length(z - x)
             nearer = on & preimage.goal.met(reached) & (length < distance)
