@@ -94,7 +94,7 @@ def main() -> None:
                 f"{int(closed.sum())} of {options.pairs}",
                 f"{near[closed].double().mean():.1%}" if bool(closed.any()) else "",
                 f"{(found.distance / exact.upper)[closed].max():.4f}" if bool(closed.any()) else "",
-                f"{gap.median():.3f}" if len(gap) else "",
+                f"{gap.quantile(0.5):.3f}" if len(gap) else "",
                 f"{(middle - began) / options.pairs:.3f}",
                 f"{(ended - middle) / options.pairs:.2f}",
             ]

@@ -54,7 +54,7 @@ class Method:
 
 
 def linear_region(variant: int) -> LinearRegionInversion:
-    """A configuration of the thesis's Table 4.2, and how it picks the final region in 4.4."""
+    """A configuration of the thesis's Table 4.2, and how it picks the final region in 4.3.1."""
     return LinearRegionInversion.variant(variant, tolerance=1e-5, regions=400, pick="last full")
 
 

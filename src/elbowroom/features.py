@@ -48,12 +48,27 @@ def features_of(
         some = next(iter(clf.network.parameters()), clf.lower)
         basis = _without_mean(width).to(dtype=graph.dtype, device=some.device)
         nodes.append(_after(nodes[-1], "without the mean", Linear(basis, None), width - 1))
-    part = Classifier(
-        _Part(Graph(tuple(nodes), graph.dtype), clf.lower.new_zeros(())),
-        bounds=(clf.lower, clf.upper),
-        name=clf.name if layer is None else f"{clf.name}, up to {layer}",
-    )
-    return part.with_graph(shape, Graph(tuple(nodes), graph.dtype))
+    name = clf.name if layer is None else f"{clf.name}, up to {layer}"
+    return _part(clf, shape, Graph(tuple(nodes), graph.dtype), name)
+
+
+def in_float64(clf: Classifier, shape: Sequence[int]) -> Classifier:
+    """The same classifier, or part of one, in float64, for samples of `shape`.
+
+    Its passes count on its own `cost`, unless it is `clf` itself.
+    """
+    if clf.dtype == torch.float64:
+        return clf
+    if isinstance(clf.network, _Part):
+        return _part(clf, shape, clf.network.graph.to(torch.float64), clf.name)
+    bounds = clf.lower, clf.upper
+    return Classifier(clf.network, bounds=bounds, dtype=torch.float64, name=clf.name)
+
+
+def _part(clf: Classifier, shape: Sequence[int], graph: Graph, name: str) -> Classifier:
+    lower, upper = clf.lower.to(graph.dtype), clf.upper.to(graph.dtype)
+    module = _Part(graph, lower.new_zeros(()))
+    return Classifier(module, bounds=(lower, upper), name=name).with_graph(shape, graph)
 
 
 def layer_names(graph: Graph) -> list[str]:

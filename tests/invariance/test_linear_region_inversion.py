@@ -458,6 +458,36 @@ def test_rules_for_the_final_region():
                 assert found.final_distance[lane] == visits.distance[region - 1, lane]
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_until_a_proposal_is_accepted_the_region_of_the_least_feature_distance_is_picked(known):
+    """As seen with a solver that is stopped far too early."""
+    clf, start, toward = _pairs("mlp")
+    attack = LinearRegionInversion(
+        solver=replace(QUICK, steps=2), regions=4, tolerance=1e-25, final_steps=0
+    )
+    asked = {"start": start} if known else {"target": clf.logits(start)}
+    trace = attack.trace(clf, toward=toward, **asked)
+    assert not trace.visits.accepted.any()
+    least = trace.visits.feature_mse.nan_to_num(torch.inf).amin(dim=0)
+    assert torch.equal(trace.final_mse, least)
+    assert torch.equal(
+        trace.final_region("last accepted"), trace.final_region("least feature distance")
+    )
+    torch.testing.assert_close(L2.length(trace.final - toward), trace.final_distance)
+
+
+def test_a_walk_leaves_a_place_where_the_features_are_constant():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).double()
+    net[0].bias.data = -net[0].weight.data.clamp(min=0).sum(dim=1) * 0.15
+    net[0].weight.data.abs_()
+    clf = Classifier(net)
+    toward = torch.zeros(4, 3, dtype=torch.float64)
+    start = torch.rand(4, 3, dtype=torch.float64) / 2 + 0.5
+    trace = LinearRegionInversion(solver=EXACT, regions=40).trace(clf, start=start, toward=toward)
+    assert (trace.visits.solved.sum(dim=0) > 1).all()
+
+
 @pytest.mark.parametrize("pick", ["last accepted", "least feature distance", "last full"])
 def test_solving_the_final_region_again_never_worsens(pick):
     clf, start, toward = _pairs("resnet")

@@ -132,6 +132,18 @@ def test_a_grid_finds_nothing_nearer_than_the_exact_distance(seed):
         assert (reached >= exact.lower[n] - 1e-7).all()
 
 
+def test_exact_inversion_knows_the_nearest_of_start_and_what_was_found():
+    clf = Classifier(_small(4, seed=1).network, dtype=torch.float32)
+    start, toward = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(1))
+    near = PreimageDescent()(clf, start=start, toward=toward)
+    # Nothing is searched: what is known is the answer.
+    search = ExactInversion(seconds=1e-9)
+    found = search(clf, start=start, toward=toward, known=near.example)
+    assert torch.allclose(found.upper, near.distance, rtol=1e-3)
+    nothing = search(clf, start=start, toward=toward, known=toward)
+    assert (nothing.upper <= L2.length(start - toward) * (1 + 1e-6)).all()
+
+
 def test_exact_inversion_proves_that_nothing_has_these_logits():
     clf = _small(3, seed=0)
     toward = torch.rand(2, 3, dtype=torch.float64)
@@ -243,6 +255,44 @@ def test_searches_of_few_features_do_not_depend_on_the_batch_bit_for_bit():
     for rows in ([4, 0], [2], [3, 1]):
         part = method(clf, target=wanted[rows], toward=toward[rows], indices=rows)
         assert torch.equal(part.example, whole.example[rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"layer": "2"}, {"up_to_shift": True}])
+def test_final_regions_are_solved_for_any_features_and_precision(dtype, options):
+    clf = _small(4, seed=3)
+    clf = Classifier(clf.network, dtype=dtype)
+    start, toward = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(3)).to(dtype)
+    method = PreimageDescent(steps=10, restarts=1, scattered=0, **options)
+    solved = method(clf, start=start, toward=toward)
+    plain = replace(method, final_regions=0)(clf, start=start, toward=toward)
+    assert solved.cost.jvp > 0
+    assert plain.cost.jvp == 0
+    assert solved.success.all()
+    assert (solved.distance <= plain.distance * (1 + 1e-6)).all()
+
+
+def test_what_is_found_stays_found_in_another_batch():
+    """In float32, the tolerance is a few units in the last place of such logits."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 5))
+    net[2].weight.data *= 30
+    start, toward = torch.rand(2, 40, 20)
+    clf = Classifier(net)
+    assert clf.logits(start).abs().amax() > 4
+    method = PreimageDescent(steps=20, final_regions=0)
+    result = method(clf, start=start, toward=toward)
+    assert (result.distance < 0.999 * L2.length(start - toward)).all()
+
+
+def test_padding_is_not_charged():
+    clf = _small(4, seed=1)
+    start, toward = torch.rand(2, 1, 4, generator=torch.Generator().manual_seed(1)).double()
+    method = PreimageDescent(
+        steps=1, restarts=1, scattered=0, final_regions=0, walk_steps=0, block=1
+    )
+    # Two approaches of one step and up to 12 Newton steps, twice over where the first ones fail.
+    assert method(clf, start=start, toward=toward).cost.forward < 300
 
 
 def test_scattered_points_and_final_regions_only_help():

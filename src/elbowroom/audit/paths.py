@@ -21,6 +21,7 @@ from elbowroom.audit.summary import MethodCost
 from elbowroom.audit.tables import PathTable, Tables, read_paths
 from elbowroom.classifier import Classifier
 from elbowroom.invariance import PreimageDescent, check_path, sparsify
+from elbowroom.invariance.preimage_descent import PATH_ALONE
 
 POINTS = 6
 STEPS = 60
@@ -91,9 +92,6 @@ def _plan(config: AuditConfig, tables: Tables) -> _Plan | None:
         method = config.methods[name].build()
         if isinstance(method, PreimageDescent) and rows:
             # Only the walk is wanted of it: the rest is made as short as can be.
-            walk = replace(
-                method, path=True, path_steps=STEPS, block=PATHS,
-                begin=("start",), restarts=1, steps=1, walk_steps=0,
-            )  # fmt: skip
+            walk = replace(method, path_steps=STEPS, block=PATHS, **PATH_ALONE)
             return _Plan(Unit(f"{name}/paths", 0, len(rows)), rows, name, walk)
     return None

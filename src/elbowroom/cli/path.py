@@ -28,6 +28,7 @@ from elbowroom.cli.single import SetOption, build_method, cost_text, save_arrays
 from elbowroom.features import features_of
 from elbowroom.files import write_atomically
 from elbowroom.invariance import PreimageDescent, check_path
+from elbowroom.invariance.preimage_descent import PATH_ALONE
 from elbowroom.norms import L2
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.papers.path_pages import Leg, path_page
@@ -35,7 +36,6 @@ from elbowroom.report.figures import number
 from elbowroom.results import Cost
 
 # The walk is all that is wanted: of the search for the nearest point as little as can be.
-WALK: dict[str, Any] = {"begin": ["start"], "steps": 1, "walk_steps": 0, "block": 1}
 STILL = 1e-9  # of the way to go: what is no step
 
 
@@ -89,7 +89,7 @@ def path(
         return
     x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
     numbers = _stops(y, start, toward, through, seed)
-    options = {**WALK, **settings(set_), **compared(layer, up_to_shift), "path": True}
+    options = {**PATH_ALONE, "block": 1, **settings(set_), **compared(layer, up_to_shift)}
     method = build_method("invariance", "preimage-descent", {**options, "seed": seed})
     assert isinstance(method, PreimageDescent)
     about = About(

@@ -42,9 +42,10 @@ class Problem:
 
     @property
     def width(self) -> Tensor:
-        """`(N, *shape)`: of the input box; else the spread of start and toward."""
+        """`(N, *shape)`: of the input box; else the spread of start and toward, or 1."""
         width = (self.clf.upper - self.clf.lower).expand(self.toward.shape)
         spread = (self.start - self.toward).flatten(1).abs().amax(dim=1)
+        spread = torch.where(spread > 0, spread, 1.0)
         return torch.where(width.isfinite(), width, per_sample(spread, self.toward))
 
     def take(self, rows: Tensor) -> Problem:

@@ -8,15 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.features import in_float64
 from elbowroom.goals import SameLogits
 from elbowroom.graph import Graph, Node
 from elbowroom.graph.ops import ChannelAffine
+from elbowroom.invariance.preimage import Preimage
+from elbowroom.norms import L2
+from elbowroom.optimise import Best
 from elbowroom.regions import ExactDistance
 from elbowroom.results import ExactResult
 
 # Mean squared difference of logits at which a point counts as found: above the rounding of the
 # projections, and far below what moves a distance.
 FOUND = 1e-18
+NEWTON = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,8 @@ class ExactInversion:
 
         target: the logits themselves, `(N, K)` or `(K,)`, instead of `start`.
         known:  points `(N, *shape)` with these logits, e.g. those of `PreimageDescent`: near ones
-                save most of the work. `start` is one, if it is given.
+                save most of the work. They are made exact in float64 first; those where that fails
+                do not count. `start` is known, if it is given.
 
         Where nothing in the box has these logits, `lower` and `upper` are infinite and `finished`
         is True. Raises as `regions.ExactDistance` does, and `ValueError` for logits of the wrong
@@ -70,18 +76,34 @@ class ExactInversion:
                 )
         with clf.metered() as spent, torch.no_grad():
             graph = clf.graph(toward.shape[1:]).to(torch.float64)
+            exact = in_float64(clf, toward.shape[1:])
             if start is not None:
-                start, _ = clf.validate(start)
-                exact = Classifier(clf.network, bounds=(clf.lower, clf.upper), dtype=torch.float64)
-                wanted = exact.logits(start.double())
+                start = clf.validate(start)[0].double()
+                wanted = exact.logits(start)
             else:
                 assert target is not None
                 wanted = _wanted(target, len(toward), *graph.nodes[-1].shape)
+            if known is not None:
+                known = _nearest_known(exact, toward.double(), wanted, known.double(), start)
             graphs = [_minus(graph, logits) for logits in wanted]
             zero = torch.zeros_like(wanted)
             goal = SameLogits(zero, torch.full_like(zero[:, 0], FOUND))
             result = solver.search(clf, toward, graphs, goal, start if known is None else known)
             return replace(result, cost=spent())
+
+
+def _nearest_known(
+    clf: Classifier, toward: Tensor, wanted: Tensor, known: Tensor, start: Tensor | None
+) -> Tensor:
+    """Of the points `known`, made exact, and `start` the nearest with the wanted logits."""
+    goal = SameLogits(wanted, torch.full_like(wanted[:, 0], FOUND))
+    width = (clf.upper - clf.lower).expand(toward.shape)
+    best = Best(toward, L2)
+    for point in (known, start):
+        if point is not None:
+            point = Preimage.exact(clf, goal, width).retract(clf.clamp(point), NEWTON)[0]
+            best.offer(point, clf.logits(point), goal)
+    return best.point
 
 
 def _wanted(target: Tensor, samples: int, count: int) -> Tensor:

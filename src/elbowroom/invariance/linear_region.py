@@ -81,12 +81,13 @@ class RegionTrace:
         """`(N,)`: the number of the region that the rule picks, from 1; 0 where it picks none."""
         visits = self.visits
         numbers = torch.arange(1, len(visits.solved) + 1, device=visits.solved.device)[:, None]
+        mse, first = visits.feature_mse.nan_to_num(torch.inf, torch.inf).min(dim=0)
+        least = torch.where(mse.isfinite(), first + 1, 0)
         if rule == "least feature distance":
-            mse = visits.feature_mse.nan_to_num(torch.inf, torch.inf)
-            least, first = mse.min(dim=0)
-            return torch.where(least.isfinite(), first + 1, 0)
+            return least
         marks = visits.accepted if rule == "last accepted" else visits.full
-        return (numbers * marks).amax(dim=0)
+        last = (numbers * marks).amax(dim=0)
+        return torch.where(last > 0, last, least) if rule == "last accepted" else last
 
 
 @dataclass(frozen=True, kw_only=True)

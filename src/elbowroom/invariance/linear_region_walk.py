@@ -187,6 +187,7 @@ class InversionWalk:
         # A point of the picked region is enough to find it again.
         self.picked = self.base.clone()
         self.has_pick = torch.zeros_like(self.at_random)
+        self.has_accepted = torch.zeros_like(self.at_random)
         self.least = torch.full_like(self.reach, torch.inf)
         self.final = torch.full_like(toward, torch.nan)
         self.final_distance = torch.full_like(self.reach, torch.nan)
@@ -234,6 +235,7 @@ class InversionWalk:
             point[some] = sample_near(
                 self.problem.clf, point[some], self.problem.toward[which],
                 self.problem.rng.take(which), q=self.steering.q, gamma=gamma,
+                least=self.steering.step_length,
             )  # fmt: skip
         return point
 
@@ -304,9 +306,10 @@ class InversionWalk:
     def _remember(self, lanes: Tensor, point: Tensor, z: Tensor, seen: Visit) -> None:
         """Keep the regions that the rule for the final region prefers to earlier ones."""
         least = seen.feature_mse < self.least  # NaN is not
+        self.has_accepted |= seen.accepted
         self.least = torch.where(least, seen.feature_mse, self.least)
         rules: dict[Pick, Tensor] = {
-            "last accepted": seen.accepted | (least & ~self.best.met),
+            "last accepted": seen.accepted | (least & ~self.has_accepted),
             "least feature distance": least,
             "last full": seen.full,
         }

@@ -11,14 +11,15 @@ from elbowroom.classifier import Classifier
 from elbowroom.goals import SameLogits
 from elbowroom.invariance.affine_projection import shortest_move
 from elbowroom.norms import per_sample
-from elbowroom.regions.padded import blocks
+from elbowroom.regions.padded import blocks, charged
 from elbowroom.sampling import SampleRng
 
 # Of the largest wanted feature, in units of rounding: what counts as exactly the same features.
 EXACT_ULPS = 64
+BATCH_ULPS = 8  # by which a feature can depend on the batch
 # Samples that a step of Newton's method is computed for at a time, fewer of them padded: so few,
 # or so many that they have this many features.
-RETRACTED, FEATURES_RETRACTED = 4, 2**11
+RETRACTED, FEATURES_RETRACTED = 4, 2**9
 # Settings of `shortest_move`: on the way, the linearisation itself is far less true.
 EXACT = {"tolerance": 1e-13, "stiffness": 1e10}
 ROUGH = {"tolerance": 1e-6, "stiffness": 1e4}
@@ -38,10 +39,16 @@ class Preimage:
 
     @classmethod
     def exact(cls, clf: Classifier, goal: SameLogits, width: Tensor) -> Preimage:
-        """As exact as the precision allows, and at least as exact as `goal`."""
+        """As exact as the precision allows, and a little more exact than `goal`.
+
+        In another batch the features can differ by some units of the last place.
+        """
         size = goal.logits.abs().amax(dim=1).clamp(min=1.0)
-        rounding = (EXACT_ULPS * torch.finfo(size.dtype).eps * size).square()
-        return cls(clf, SameLogits(goal.logits, torch.minimum(goal.tolerance, rounding)), width)
+        ulp = torch.finfo(size.dtype).eps * size
+        root = goal.tolerance.sqrt()
+        inside = torch.maximum(root - BATCH_ULPS * ulp, root / 2)
+        limit = torch.minimum(inside, EXACT_ULPS * ulp).square()
+        return cls(clf, SameLogits(goal.logits, limit), width)
 
     @property
     def retracted(self) -> int:
@@ -104,11 +111,12 @@ class Preimage:
                 rows = off[some]
                 part = self.take(rows)
                 z, _ = part.nearest(y[rows], y[rows], features[rows], J[rows])
-                # A step that raises the error is halved, and taken: a facet is seldom in the way
-                # twice.
-                worse = part.goal.loss(self.clf.logits(z)) >= part.goal.loss(features[rows])
-                z = torch.where(per_sample(worse, z), (y[rows] + z) / 2, z)
-                reached, there = part.jacobian(z)
+                with charged(self.clf, real, len(rows)):
+                    # A step that raises the error is halved, and taken: a facet is seldom in the
+                    # way twice.
+                    worse = part.goal.loss(self.clf.logits(z)) >= part.goal.loss(features[rows])
+                    z = torch.where(per_sample(worse, z), (y[rows] + z) / 2, z)
+                    reached, there = part.jacobian(z)
                 rows = rows[:real]
                 y[rows], features[rows], J[rows] = z[:real], reached[:real], there[:real]
         return y, features, J

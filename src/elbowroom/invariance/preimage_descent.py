@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from elbowroom.classifier import Classifier
+from elbowroom.features import in_float64
 from elbowroom.goals import SameLogits
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance.adam import AdamOnLogits
@@ -24,6 +26,11 @@ from elbowroom.regions.padded import blocks
 from elbowroom.sampling import SampleRng
 
 BEGINNINGS = ("toward", "start", "adam")
+# Options that leave little but a path.
+PATH_ALONE: dict[str, Any] = {
+    "path": True, "begin": ("start",), "restarts": 1, "scattered": 0, "final_regions": 0,
+    "steps": 1, "walk_steps": 0,
+}  # fmt: skip
 # Of the approach: shares of the way to the nearest point; the last noise as a part of the first.
 SHARES = (0.7, 0.1)
 LAST_NOISE = 0.05
@@ -262,7 +269,7 @@ def _solve_regions(preimage: Preimage, problem: Problem, y: Tensor, regions: int
     clf = problem.clf
     if not clf.bounded:
         return y
-    precise = Classifier(clf.network, bounds=(clf.lower, clf.upper), dtype=torch.float64)
+    precise = in_float64(clf, y.shape[1:])
     y = y.double()
     with precise.session():
         goal = SameLogits(precise.logits(y), torch.full_like(y.flatten(1)[:, 0], NEARLY))
@@ -273,7 +280,8 @@ def _solve_regions(preimage: Preimage, problem: Problem, y: Tensor, regions: int
         )  # fmt: skip
         with suppress(UnsupportedOperationError):  # raised if it is not piecewise affine
             y = walk.descend(exact).example
-    clf.cost += precise.cost
+    if precise is not clf:
+        clf.cost += precise.cost
     return preimage.retract(clf.clamp(y.to(problem.toward)), NEWTON)[0]
 
 

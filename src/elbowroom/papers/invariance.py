@@ -351,8 +351,8 @@ def _filled(values: Tensor) -> Tensor:
 
 def _running_average(values: Tensor, window: int) -> Tensor:
     """`(R,)`: means over up to `window` values around each, fewer at the ends."""
-    if window < 1:
-        raise ValueError(f"window must be at least 1, not {window}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be odd and at least 1, not {window}")
     half = min(window, 2 * len(values) - 1) // 2
     padded = F.pad(values, (half, half))
     there = F.pad(torch.ones_like(values), (half, half))

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from elbowroom.classifier import Classifier
 from elbowroom.graph import UnsupportedOperationError
+from elbowroom.results import Cost
 
 VALUES_AT_ONCE = 2**22
 
@@ -23,6 +25,17 @@ def blocks(count: int, size: int, device: torch.device) -> Iterator[tuple[Tensor
     for start in range(0, count, size):
         rows = torch.arange(start, start + size, device=device)
         yield rows.clamp(max=count - 1), min(size, count - start)
+
+
+@contextmanager
+def charged(clf: Classifier, real: int, size: int) -> Iterator[None]:
+    """Charge `clf` for `real` of the `size` samples of a block only: padding costs nothing."""
+    before = clf.cost
+    yield
+    spent = clf.cost - before
+    clf.cost = before + Cost(
+        *(count * real // size for count in (spent.forward, spent.backward, spent.jvp, spent.vjp))
+    )
 
 
 def in_blocks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
