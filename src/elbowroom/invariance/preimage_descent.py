@@ -62,6 +62,9 @@ class PreimageDescent(Inversion):
     of all is the answer. Networks that are not piecewise affine are treated alike; there Newton's
     method may fail, and `success` tells.
 
+    In a third of the time, a few hundredths farther on MNIST: `begin=("toward",), steps=30,
+    walk_steps=3`.
+
     Inputs of few features have many points that are nearest among their neighbours only, and a
     search costs little. There, more searches begin (`SEARCHES`), and the end is a walk through
     linear regions from the nearest point found, with the exact solution in each
