@@ -221,6 +221,9 @@ def test_mistakes_get_one_line(name, tmp_path, monkeypatch):
 def test_wrong_usage_is_code_2_and_help_has_examples():
     assert run("--images", "1").exit_code == 2
     assert run("--start", "three").exit_code == 2
+    page = run(*SMALL, "--start", "3", "--toward", "4", "--out", "path.html")
+    assert page.exit_code == 2
+    assert "named like a page" in " ".join(page.output.replace("│", " ").split())
     text = run("--help").stdout
     assert "elbowroom path" in text
     assert "Example" in text

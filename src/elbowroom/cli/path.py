@@ -24,7 +24,13 @@ from elbowroom.cli.invert import (
 from elbowroom.cli.options import Output, SeedOption, command, settings
 from elbowroom.cli.pairs import ExactSubject, drawn, partners, sample_numbers
 from elbowroom.cli.papers import facts
-from elbowroom.cli.single import SetOption, build_method, cost_text, save_arrays
+from elbowroom.cli.single import (
+    SetOption,
+    arrays_file,
+    build_method,
+    cost_text,
+    save_arrays,
+)
 from elbowroom.features import features_of
 from elbowroom.files import write_atomically
 from elbowroom.invariance import PreimageDescent, check_path
@@ -68,7 +74,10 @@ def path(
     set_: SetOption = None,
     seed: SeedOption = 0,
     out: Annotated[
-        str | None, typer.Option(help="Also save all points of the path to this .npz file.")
+        str | None,
+        typer.Option(
+            help="Also save all points of the path to this .npz file.", callback=arrays_file
+        ),
     ] = None,
     page: Annotated[Path, typer.Option(help="The page to write.")] = Path("path.html"),
 ) -> None:

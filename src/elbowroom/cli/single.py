@@ -27,8 +27,22 @@ EXACT_START = 500  # the budget of the attack whose points `exact` starts from
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="An option of the method, NAME=VALUE; repeatable.")
 ]
+
+
+def arrays_file(out: str | None) -> str | None:
+    """Refuse the name of a page, before anything is computed."""
+    if out is not None and out.lower().endswith((".html", ".htm")):
+        raise typer.BadParameter(
+            f"it is for arrays, in a .npz file, and {out} is named like a page"
+        )
+    return out
+
+
 SaveOption = Annotated[
-    str | None, typer.Option("--out", help="Also save every sample's result to this .npz file.")
+    str | None,
+    typer.Option(
+        "--out", help="Also save every sample's result to this .npz file.", callback=arrays_file
+    ),
 ]
 
 

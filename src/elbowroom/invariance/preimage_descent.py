@@ -83,7 +83,8 @@ class PreimageDescent(Inversion):
     walk_steps: of the walk at the end.
     path:       whether to walk from `start` as well, and keep the points.
     path_steps: of that walk.
-    block:      samples worked on at a time, always so many: results do not depend on the batch.
+    block:      samples worked on at a time, always so many, so that results do not depend on the
+                batch: fewer take as long as a block. A block of 1 is faster for a single sample.
     """
 
     tolerance: float = 1e-9
