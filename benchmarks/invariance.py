@@ -39,7 +39,7 @@ from elbowroom.norms import L2, Linf
 from elbowroom.perception import median_interval
 
 NETWORKS = ["kw_mnist", "WK17a", "madry-plain", "madry-l2", "madry-linf"]
-QUICK = {"begin": ("toward",), "steps": 30, "walk_steps": 3}
+QUICK = {"begin": ("toward",), "steps": 20, "memory": 0.7, "walk_steps": 0}
 DRAWN = 1000  # pairs, of which the first are used
 PASSES = ("forward", "backward", "jvp", "vjp")
 
