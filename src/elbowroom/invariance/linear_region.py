@@ -18,7 +18,7 @@ from elbowroom.invariance.linear_region_walk import (
     Explore,
     InversionWalk,
     Pick,
-    Steering,
+    Strategy,
     Visit,
 )
 from elbowroom.regions import Accelerated, WorkingSet
@@ -91,7 +91,7 @@ class RegionTrace:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearRegionInversion(Steering, Inversion):
+class LinearRegionInversion(Strategy, Inversion):
     """Solve for the nearest point with the wanted features in one linear region after another.
 
     Invariance thesis, section 3.2.2, after Croce, Rauber and Hein (LRA). In each region a
@@ -133,7 +133,7 @@ class LinearRegionInversion(Steering, Inversion):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        Steering.__post_init__(self)
+        Strategy.__post_init__(self)
         Inversion.__post_init__(self)
         if type(self.final_steps) is not int or self.final_steps < 0:
             raise ValueError(

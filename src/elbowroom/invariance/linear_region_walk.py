@@ -30,7 +30,7 @@ BEYOND = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steering:
+class Strategy:
     """How a walk goes from region to region; the fields are those of `LinearRegionInversion`."""
 
     begin: Begin = "toward"
@@ -158,11 +158,11 @@ class InversionWalk:
     """
 
     def __init__(
-        self, problem: Problem, steering: Steering, solver: WorkingSet | Accelerated
+        self, problem: Problem, strategy: Strategy, solver: WorkingSet | Accelerated
     ) -> None:
         clf, start, toward = problem.clf, problem.start, problem.toward
-        self.problem, self.steering, self.solver = problem, steering, solver
-        if not steering.directed and not problem.known:
+        self.problem, self.strategy, self.solver = problem, strategy, solver
+        if not strategy.directed and not problem.known:
             raise ValueError(
                 "without directed steps a walk needs a start with the wanted features, not a target"
             )
@@ -176,7 +176,7 @@ class InversionWalk:
         self.reach = length if limited else torch.full_like(length, torch.inf)
         self.decision, self.bound = equal_to(problem.goal.logits)
         # Where the next region is, before randomness; where steps lead.
-        self.base = (start if steering.begin == "start" else toward).clone()
+        self.base = (start if strategy.begin == "start" else toward).clone()
         self.aim = self.base.clone()
         self.at_random = torch.zeros(self.size, dtype=torch.bool, device=toward.device)
         self.misses = torch.zeros_like(self.at_random, dtype=torch.int64)
@@ -231,11 +231,11 @@ class InversionWalk:
         if len(some):
             which = lanes[some]
             # Farther away after every sample whose region was known.
-            gamma = (self.steering.gamma / (1 + self.misses[which])).to(point)
+            gamma = (self.strategy.gamma / (1 + self.misses[which])).to(point)
             point[some] = sample_near(
                 self.problem.clf, point[some], self.problem.toward[which],
-                self.problem.rng.take(which), q=self.steering.q, gamma=gamma,
-                least=self.steering.step_length,
+                self.problem.rng.take(which), q=self.strategy.q, gamma=gamma,
+                least=self.strategy.step_length,
             )  # fmt: skip
         return point
 
@@ -271,15 +271,15 @@ class InversionWalk:
         seen.accepted[lanes], seen.full[lanes] = accepted, found.full
         self._remember(lanes, point, found.z, seen)
         error = mse
-        if self.steering.judge == "violation":
+        if self.strategy.judge == "violation":
             error = polytopes.excess(found.z).amax(dim=1).clamp(min=0).double().square()
         jumps = error <= self.threshold[lanes]
-        if not self.steering.directed:
+        if not self.strategy.directed:
             jumps &= distance < nearest
         self._move(point, found.z, lanes, jumps)
-        if self.steering.adaptive:
-            grow, shrink = self.steering.jump_factors
-            low, high = (share * self.tolerance[lanes] for share in self.steering.jump_range)
+        if self.strategy.adaptive:
+            grow, shrink = self.strategy.jump_factors
+            low, high = (share * self.tolerance[lanes] for share in self.strategy.jump_range)
             changed = self.threshold[lanes] * torch.where(accepted, shrink, grow)
             self.threshold = self.threshold.index_copy(
                 0, lanes, torch.maximum(torch.minimum(changed, high), low)
@@ -313,7 +313,7 @@ class InversionWalk:
             "least feature distance": least,
             "last full": seen.full,
         }
-        preferred = rules[self.steering.pick]
+        preferred = rules[self.strategy.pick]
         self.has_pick |= preferred
         now = preferred[lanes]
         self.picked[lanes[now]], self.final[lanes[now]] = point[now], z[now]
@@ -322,22 +322,22 @@ class InversionWalk:
 
     def _move(self, point: Tensor, z: Tensor, lanes: Tensor, jumps: Tensor) -> None:
         """To proposals that are good enough; else towards them, or back to the best point."""
-        steering, jump = self.steering, per_sample(jumps, z)
-        otherwise = self._towards(point, z) if steering.directed else self.best.point[lanes]
+        strategy, jump = self.strategy, per_sample(jumps, z)
+        otherwise = self._towards(point, z) if strategy.directed else self.best.point[lanes]
         beyond = self.problem.clf.clamp(z + BEYOND * (z - point))
         self.misses[lanes] = 0
         self.base[lanes] = torch.where(jump, beyond, otherwise)
-        self.aim[lanes] = torch.where(jump, beyond, z) if steering.directed else self.base[lanes]
+        self.aim[lanes] = torch.where(jump, beyond, z) if strategy.directed else self.base[lanes]
         chance: dict[Explore, Tensor] = {
             "exploit": torch.zeros_like(jumps),
             "exploit if not converged": jumps,
             "explore if not converged": ~jumps,
             "explore": torch.ones_like(jumps),
         }
-        self.at_random[lanes] = chance[steering.explore]
+        self.at_random[lanes] = chance[strategy.explore]
 
     def _towards(self, point: Tensor, aim: Tensor) -> Tensor:
         """A step of the fixed length from `point`, but not beyond `aim`."""
         way = aim - point
-        near = per_sample(L2.length(way) <= self.steering.step_length, way)
-        return torch.where(near, aim, point + self.steering.step_length * L2.steepest(way))
+        near = per_sample(L2.length(way) <= self.strategy.step_length, way)
+        return torch.where(near, aim, point + self.strategy.step_length * L2.steepest(way))
