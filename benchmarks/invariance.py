@@ -46,12 +46,12 @@ PASSES = ("forward", "backward", "jvp", "vjp")
 
 @dataclass(frozen=True)
 class Method:
-    """pairs: how many, on small networks and on Madry's. chunk: so many at a time."""
+    """pairs: how many, on small networks and on Madry's. chunk: so many at a time, likewise."""
 
     build: Callable[[], Inversion]
     dtype: torch.dtype
     pairs: tuple[int, int] = (200, 200)
-    chunk: int = 40
+    chunk: tuple[int, int] = (40, 40)
 
 
 def linear_region(variant: int) -> LinearRegionInversion:
@@ -71,9 +71,9 @@ METHODS: dict[str, Method] = {
         lambda: PreimageDescent(tolerance=1e-20, path=True), torch.float64
     ),
     "adam": Method(lambda: AdamOnLogits(tolerance=1e-8), torch.float32),
-    "pgd": Method(lambda: PGDOnLogits(tolerance=5e-8), torch.float32, (20, 5), 20),
-    "lra-toward": Method(lambda: linear_region(9), torch.float32, (20, 5), 20),
-    "lra-start": Method(lambda: linear_region(1), torch.float32, (5, 5), 5),
+    "pgd": Method(lambda: PGDOnLogits(tolerance=5e-8), torch.float32, (20, 5), (20, 1)),
+    "lra-toward": Method(lambda: linear_region(9), torch.float32, (20, 5), (20, 1)),
+    "lra-start": Method(lambda: linear_region(1), torch.float32, (5, 5), (5, 1)),
 }
 
 
@@ -95,20 +95,22 @@ def draw(count: int, seed: int) -> Tensor:
 def run(store: Store, model: str, name: str, samples: int, seed: int, weights: Path) -> None:
     method = METHODS[name]
     clf, x, stamp = load(model, method.dtype, weights)
-    pairs = min(samples, method.pairs[model.startswith("madry")])
+    large = model.startswith("madry")
+    pairs, chunk = min(samples, method.pairs[large]), method.chunk[large]
     first, second = draw(len(x), seed)
     inversion = method.build()
     options = json.loads(json.dumps(asdict(inversion), default=repr))
     config = {"method": name, "options": options, "weights": stamp, "seed": seed}
     config["dtype"] = str(method.dtype)
     store.discard_stale(model, name, config)
-    for start in range(0, pairs, method.chunk):
-        rows = torch.arange(start, min(start + method.chunk, pairs))
-        if store.has(model, name, start, rows.tolist()):
-            continue
+    stored = store.read(model, name)
+    done = set() if stored is None else set(stored.columns["index"].tolist())
+    missing = [row for row in range(pairs) if row not in done]
+    for at in range(0, len(missing), chunk):
+        rows = missing[at : at + chunk]
         x_t, x_0 = x[first[rows]], x[second[rows]]
         began = time.process_time()
-        arguments = {"start": x_t, "toward": x_0, "indices": rows.tolist()}
+        arguments = {"start": x_t, "toward": x_0, "indices": rows}
         if isinstance(inversion, LinearRegionInversion):
             trace = inversion.trace(clf, **arguments)
             found, picked, picked_mse = trace.result, trace.final, trace.final_mse
@@ -117,7 +119,7 @@ def run(store: Store, model: str, name: str, samples: int, seed: int, weights: P
             picked, picked_mse = found.example, found.feature_mse
         cpu = time.process_time() - began
         columns = {
-            "index": rows.tolist(),
+            "index": rows,
             "distance": found.distance.numpy(),
             "distance_linf": found.distance_linf.numpy(),
             "feature_mse": found.feature_mse.numpy(),
@@ -128,9 +130,9 @@ def run(store: Store, model: str, name: str, samples: int, seed: int, weights: P
             "worst_on_path": worst_on_path(clf, found.path, x_t).numpy(),
         }
         cost = {**asdict(found.cost), "cpu_seconds": cpu}
-        store.write(model, name, start, columns, config, cost)
+        store.write(model, name, rows[0], columns, config, cost)
         median = float(found.distance.median())
-        print(f"{model} {name}: {start + len(rows)} pairs, median {median:.4f}", flush=True)
+        print(f"{model} {name}: {rows[-1] + 1} pairs, median {median:.4f}", flush=True)
 
 
 def worst_on_path(clf: Classifier, path: Tensor | None, x_t: Tensor) -> Tensor:
