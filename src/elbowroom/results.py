@@ -87,6 +87,8 @@ class InversionResult:
     moved:         `(N,)`, L2 from `toward` to `example`, success or not.
     feature_mse:   `(N,)`, mean squared difference between its features and the wanted ones.
     success:       `(N,)` bool: `feature_mse` is within the tolerance of the method.
+    nearer:        `(N,)` bool: it is, and `example` is nearer to `toward` than `start` is, which is
+                   the answer where nothing nearer was found. Without a start, as `success`.
     path:          `(P, N, *shape)`: points on the way from `start`, all with the wanted features;
                    a walk that has ended stays where it is. None if it was not asked for.
     """
@@ -97,6 +99,7 @@ class InversionResult:
     moved: Tensor
     feature_mse: Tensor
     success: Tensor
+    nearer: Tensor
     path: Tensor | None
     cost: Cost
 

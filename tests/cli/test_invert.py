@@ -73,6 +73,7 @@ def test_distances_of_a_linear_network_are_those_of_the_projection(linear, tmp_p
         assert arrays["start_number"].tolist() == [0, 1]
         assert arrays["toward_number"].tolist() == [2, 3]
         assert arrays["success"].all()
+        assert arrays["nearer"].all()
 
 
 def test_pairs_are_drawn_from_different_classes_and_depend_on_the_seed(tmp_path):
@@ -94,10 +95,18 @@ def test_pairs_are_drawn_from_different_classes_and_depend_on_the_seed(tmp_path)
     assert y[back["starts"][0]] != y[back["towards"][0]]
 
 
-def test_an_answer_that_is_the_start_itself_is_no_success(tmp_path):
-    page = tmp_path / "page.html"
-    values = values_of("adam", *SMALL, "--count", 9, "--set", "steps=1", "--page", page)
-    assert values["success_rate"] == 0.0
+def test_an_answer_that_is_the_start_itself_is_not_nearer(tmp_path):
+    page, saved = tmp_path / "page.html", tmp_path / "found.npz"
+    options = ["adam", *SMALL, "--count", 9, "--set", "steps=1"]
+    values = values_of(*options, "--page", page, "--out", saved)
+    assert values["success_rate"] == 1.0
+    assert values["nearer_rate"] == 0.0
+    with np.load(saved) as arrays:
+        assert arrays["success"].all()
+        assert not arrays["nearer"].any()
+    text = run(*options).stdout
+    assert re.search(r"success +100% have the wanted features", text)
+    assert re.search(r"nearer +0% than the start itself", text)
     x = data.load("digits", "test", 20).x.double().flatten(1)
     between = (x[values["starts"]] - x[values["towards"]]).norm(dim=1)
     assert values["distances"] == pytest.approx(between.tolist())

@@ -170,7 +170,7 @@ def make_summary(
     invariance = Invariance(
         method="PreimageDescent",
         pairs=right,
-        success_rate=len(exhibits.invariance) / max(right, 1),
+        nearer_rate=len(exhibits.invariance) / max(right, 1),
         tolerance=1e-4,
         median_distance=median(exhibits.invariance),
         median_distance_linf=0.2345,
@@ -179,7 +179,7 @@ def make_summary(
         inversions=[
             InversionSummary(
                 method=method,
-                success_rate=0.9,
+                nearer_rate=0.9,
                 tolerance=1e-4,
                 median_distance=distance,
                 best_on=best_on,

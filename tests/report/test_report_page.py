@@ -29,7 +29,7 @@ def test_summary_table_agrees_with_the_summary() -> None:
         "sensitivity.median_attacked": number(sensitivity.median_attacked),
         "sensitivity.median_certified": number(sensitivity.median_certified),
         "invariance.pairs": count(invariance.pairs),
-        "invariance.success_rate": percent(invariance.success_rate),
+        "invariance.nearer_rate": percent(invariance.nearer_rate),
         "invariance.median_distance": number(invariance.median_distance),
         "invariance.median_distance_linf": number(invariance.median_distance_linf),
         "invariance.median_between_images": number(invariance.median_between_images),
@@ -59,7 +59,7 @@ def test_every_table_and_fact_is_on_the_page() -> None:
     for example in exhibits.sensitivity_examples:
         expected += [f"distance {number(example.distance)}", number(example.radius)]
     for inversion in summary.invariance.inversions:
-        figures = [percent(inversion.success_rate), number(inversion.median_distance)]
+        figures = [percent(inversion.nearer_rate), number(inversion.median_distance)]
         figures += [percent(inversion.best_on), number(inversion.max_feature_mse)]
         expected.append(" ".join([inversion.method, *figures]))
     for pair in exhibits.invariance_examples:

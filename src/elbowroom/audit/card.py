@@ -71,8 +71,8 @@ class Card:
         i = self.summary.invariance
         if i is None:
             return "not measured: not asked for, or the samples have one class only"
-        if i.median_distance is None or i.success_rate < 0.5:
-            return f"logits of another image reached on {i.success_rate:.0%} of the pairs"
+        if i.median_distance is None or i.nearer_rate < 0.5:
+            return f"logits of another image reached on {i.nearer_rate:.0%} of the pairs"
         return (
             f"logits of another image reached within {number(i.median_distance)} L2 (median; "
             f"the images are {number(i.median_between_images)} apart)"

@@ -9,8 +9,7 @@ from elbowroom.audit.gallery import EXHIBITS
 from elbowroom.audit.statistics import median, spread_out
 from elbowroom.audit.summary import ClassPair, Invariance, InversionSummary
 from elbowroom.audit.tables import Bools, Floats, InvarianceTable, Tables
-
-NEARER = 1 - 1e-3  # the answer to a pair may be the sample itself: that is no success
+from elbowroom.invariance.base import NEARER
 
 
 def invariance(config: AuditConfig, tables: Tables) -> Invariance | None:
@@ -21,7 +20,7 @@ def invariance(config: AuditConfig, tables: Tables) -> Invariance | None:
     inversions = [
         InversionSummary(
             method=name,
-            success_rate=float(moved(tables, found).mean()),
+            nearer_rate=float(moved(tables, found).mean()),
             tolerance=tolerance(config, name),
             median_distance=median(found.distance),
             best_on=float((found.success & (found.distance <= pairs.distance)).mean()),
@@ -32,7 +31,7 @@ def invariance(config: AuditConfig, tables: Tables) -> Invariance | None:
     return Invariance(
         method=", ".join(tables.invariance),
         pairs=len(pairs.success),
-        success_rate=float(moved(tables, pairs).mean()),
+        nearer_rate=float(moved(tables, pairs).mean()),
         tolerance=max(each.tolerance for each in inversions),
         median_distance=median(pairs.distance),
         median_distance_linf=median(pairs.distance_linf),

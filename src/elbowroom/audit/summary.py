@@ -65,7 +65,7 @@ class InversionSummary(_Part):
     """One inversion, over all pairs."""
 
     method: str
-    success_rate: float = Field(description="as of all inversions together")
+    nearer_rate: float = Field(description="as of all inversions together")
     tolerance: float = Field(description="largest mean squared difference of logits that counts")
     median_distance: float | None = Field(description="failures as infinite; null if that")
     best_on: float = Field(
@@ -93,7 +93,7 @@ class Invariance(_Part):
 
     method: str = Field(description="the inversion, or several")
     pairs: int
-    success_rate: float = Field(
+    nearer_rate: float = Field(
         description="share of pairs with a point nearer than the sample whose logits it has"
     )
     tolerance: float = Field(description="largest mean squared difference of logits that counts")

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbowroom.audit.pairs import NEARER
 from elbowroom.cli.pairs import AIMS, Pairs
 from elbowroom.cli.single import cost_text, save_arrays
 from elbowroom.invariance import Inversion
@@ -21,6 +20,8 @@ from elbowroom.report.figures import number, percent
 from elbowroom.results import InversionResult
 
 MOST_MISSES = 10  # told one by one
+# What a result has of each inversion.
+ROWS = ("example", "distance", "distance_linf", "moved", "feature_mse", "success", "nearer")
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,17 @@ class Done:
             return None
         return L2.length(self.pairs.start.double() - self.pairs.toward.double())
 
-    @property
-    def nearer(self) -> Tensor:
-        """`(M,)` bool: which have the wanted features, and are not the start itself or as far."""
-        if self.between is None:
-            return self.found.success
-        return self.found.success & (self.found.distance < NEARER * self.between)
-
 
 def told(done: Done, method: str) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     """The result for programs, and for people. Distances of misses are infinite: they count."""
     found, pairs = done.found, done.pairs
-    rate = float(done.nearer.double().mean())
+    success, nearer = (float(each.double().mean()) for each in (found.success, found.nearer))
     medians = {"L2": median_interval(found.distance), "Linf": median_interval(found.distance_linf)}
     largest = float(found.feature_mse[found.success].max()) if bool(found.success.any()) else None
     lines = [
         ("inversions", f"{len(pairs)} by {method}: {features_text(done.method)}"),
-        ("success", f"{percent(rate)} {_success_text(done)}"),
+        ("success", f"{percent(success)} have the wanted features"),
+        *_nearer_line(done, nearer),
         *((f"median {norm}", _interval(median)) for norm, median in medians.items()),
     ]
     values: dict[str, Any] = {
@@ -75,7 +70,7 @@ def told(done: Done, method: str) -> tuple[dict[str, Any], list[tuple[str, str]]
         "pairs": len(pairs),
         "starts": pairs.starts if pairs.start is not None else None,
         "towards": pairs.aim or pairs.towards,
-        "success_rate": rate,
+        "success_rate": success,
         "median_distance": _interval_values(medians["L2"]),
         "median_distance_linf": _interval_values(medians["Linf"]),
         "largest_feature_mse": largest,
@@ -83,6 +78,7 @@ def told(done: Done, method: str) -> tuple[dict[str, Any], list[tuple[str, str]]
         "distances": [_finite(d) for d in found.distance.tolist()],
     }
     if done.between is not None:
+        values["nearer_rate"] = nearer
         values["median_between"] = median_interval(done.between).median
     mse = f"{number(largest)} (up to {number(done.method.tolerance)} counts as the same)"
     lines.append(("largest feature MSE", mse if largest is not None else "no success"))
@@ -99,11 +95,12 @@ def told(done: Done, method: str) -> tuple[dict[str, Any], list[tuple[str, str]]
     return values, lines
 
 
-def _success_text(done: Done) -> str:
+def _nearer_line(done: Done, rate: float) -> list[tuple[str, str]]:
+    """A start has the wanted features, so that success says nothing of the search."""
     if done.between is None:
-        return "have the wanted features"
+        return []
     apart = number(median_interval(done.between).median)
-    return f"are nearer than what has the features, which is {apart} L2 away (median)"
+    return [("nearer", f"{percent(rate)} than the start itself, which is {apart} L2 away (median)")]
 
 
 def _miss(done: Done, place: int) -> dict[str, Any]:
@@ -185,7 +182,7 @@ def shown_inversions(done: Done, about: About, y: Tensor) -> list[Inverted]:
     def outcome(row: int) -> str:
         if row in notes:
             return "not reached: the closest"
-        return "result" if done.nearer[row] else "nothing nearer found"
+        return "result" if found.nearer[row] else "nothing nearer found"
 
     notes = {row: _miss_text(_miss(done, place)) for place, row in enumerate(done.misses)}
     return [
@@ -217,10 +214,7 @@ def save_inversions(out: str | None, lines: list[tuple[str, str]], done: Done) -
     if out is None:
         return
     found, pairs = done.found, done.pairs
-    arrays = {
-        name: getattr(found, name)
-        for name in ("example", "distance", "distance_linf", "moved", "feature_mse", "success")
-    }
+    arrays = {name: getattr(found, name) for name in ROWS}
     arrays |= {"toward": pairs.toward, "logits": done.reached}
     arrays |= {"start_number": torch.tensor(pairs.starts)}
     arrays |= {"toward_number": torch.tensor(pairs.towards)}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from elbowroom.classifier import Classifier
 from elbowroom.cli.inversion_results import (
+    ROWS,
     Done,
     features_text,
     probability_gap,
@@ -212,10 +213,9 @@ def _joined(parts: Sequence[InversionResult]) -> InversionResult:
     def cat(name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
 
-    names = ("example", "distance", "distance_linf", "moved", "feature_mse", "success")
     paths = [part.path for part in parts if part.path is not None]
     return InversionResult(
-        **{name: cat(name) for name in names},
+        **{name: cat(name) for name in ROWS},
         path=torch.cat(paths, dim=1) if paths else None,
         cost=sum((part.cost for part in parts), Cost()),
     )

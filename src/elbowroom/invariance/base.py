@@ -18,6 +18,8 @@ from elbowroom.optimise import require_counts
 from elbowroom.results import Cost, InversionResult
 from elbowroom.sampling import SampleRng
 
+NEARER = 1 - 1e-3  # of the way from start to toward: what is farther counts as start itself
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -107,7 +109,8 @@ class Inversion(ABC):
                  of a layer, its flattened output. With `up_to_shift`, still all K of them.
         indices: the samples' numbers in their data set, which seed their randomness.
 
-        Where the search finds nothing that is nearer than `start`, the answer is `start` itself.
+        Where the search finds nothing that is nearer than `start`, the answer is `start` itself,
+        and `nearer` is False.
         Where there is no start, and no point with these features is found, `success` is False and
         the answer the point that came nearest to them. Raises `ValueError` for inputs that
         `Classifier.validate` refuses, unless exactly one of `start` and `target` is given, and for
@@ -183,6 +186,9 @@ class Inversion(ABC):
         success = goal.met(logits)
         move = example.double() - toward.double()
         moved = L2.length(move)
+        nearer = success
+        if start is not None:
+            nearer = success & (moved < NEARER * L2.length(start.double() - toward.double()))
         return InversionResult(
             example=example,
             distance=torch.where(success, moved, torch.inf),
@@ -190,6 +196,7 @@ class Inversion(ABC):
             moved=moved,
             feature_mse=goal.loss(logits).double(),
             success=success,
+            nearer=nearer,
             path=found.path,
             cost=Cost(),
         )

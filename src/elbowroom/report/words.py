@@ -116,7 +116,7 @@ def _invariant(summary: Summary) -> Answer:
         ]
         if found.median_distance is None:
             sentences.append("For most pairs no such input was found; that is no proof of absence.")
-        elif found.success_rate < 0.5:
+        elif found.nearer_rate < 0.5:
             sentences.append("For most pairs nothing nearer than that was found.")
         elif found.median_between_images > 0:
             part = percent(found.median_distance / found.median_between_images)
@@ -129,7 +129,7 @@ def _invariant(summary: Summary) -> Answer:
                 f"{number(found.max_feature_mse)} at most."
             )
         sentences.append(
-            f"Something nearer was found for {percent(found.success_rate)} of "
+            f"Something nearer was found for {percent(found.nearer_rate)} of "
             f"{_pairs(found.pairs)}; for the others the whole distance counts."
         )
     median = found.median_distance if found else None
