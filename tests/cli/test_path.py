@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from elbowroom import data, models
 from elbowroom.cli import app
 from elbowroom.papers.path_pages import equally_spaced
+from elbowroom.report.figures import number
 
 SMALL = ["--model", "mlp", "--model-set", "sizes=[64,8,10]", "--data", "digits", "--samples", "20"]
 SHORT = [*SMALL, "--set", "path_steps=8"]
@@ -133,6 +134,20 @@ def test_between_points_of_a_bent_preimage_the_features_differ(tmp_path):
     assert 1e-6 < leg["largest_feature_mse_between"] < leg["feature_mse_of_toward"]
     assert leg["least_confidence"] > 0.9
     assert "fonts-plain, float64" in page.read_text()
+
+
+def test_what_was_not_checked_is_not_told(tmp_path):
+    page = tmp_path / "page.html"
+    options = [*SMALL, "--start", 3, "--toward", 6, "--set", "path_steps=4", "--page", page]
+    told = run(*options, "--between", 0).stdout
+    assert re.search(r"feature MSE .* at most at the points, not checked between them", told)
+    assert "What lies between the points was not checked." in page.read_text()
+    assert "chart-between" not in page.read_text()
+    values = json.loads(run(*options, "--between", 0, "--json").stdout)
+    assert values["legs"][0]["largest_feature_mse_between"] is None
+    values = json.loads(run(*options, "--json").stdout)
+    worst = number(values["legs"][0]["largest_feature_mse_between"])
+    assert f"change by a feature MSE of up to {worst}, where" in page.read_text()
 
 
 def test_without_numbers_a_pair_of_different_classes_is_drawn(tmp_path):

@@ -37,7 +37,7 @@ from elbowroom.invariance import PreimageDescent, check_path
 from elbowroom.invariance.preimage_descent import PATH_ALONE
 from elbowroom.norms import L2
 from elbowroom.papers.page import About, grey_scale
-from elbowroom.papers.path_pages import Leg, path_page
+from elbowroom.papers.path_pages import STAYS, Leg, path_page
 from elbowroom.report.figures import number
 from elbowroom.results import Cost
 
@@ -66,7 +66,8 @@ def path(
         int, typer.Option(min=2, help="How many images of each part the page shows.")
     ] = 9,
     between: Annotated[
-        int, typer.Option(min=0, help="Points checked on the line between two neighbours.")
+        int,
+        typer.Option(min=0, help="Points checked on the line between two neighbours; 0: none are."),
     ] = 9,
     layer: LayerOption = None,
     list_layers: ListOption = False,
@@ -200,15 +201,19 @@ def _leg(
             layer=method.layer, up_to_shift=method.up_to_shift,
         )  # fmt: skip
 
-    segments = [
-        float(check(points[k : k + 2], between).largest_between[0]) for k in range(len(points) - 1)
-    ]
+    segments = None
+    if between:
+        pieces = [points[k : k + 2] for k in range(len(points) - 1)]
+        segments = torch.tensor(
+            [float(check(piece, between).largest_between[0]) for piece in pieces],
+            dtype=torch.float64,
+        )
     return Leg(
         path=points,
         toward=toward,
         name=name,
         check=check(points, 0),
-        between=torch.tensor(segments, dtype=torch.float64),
+        between=segments,
         apart=float(check(toward[None], 0).feature_mse[0, 0]),
     )
 
@@ -223,10 +228,15 @@ def _values(leg: Leg) -> dict[str, Any]:
         "distance_linf": float((leg.path[-1] - leg.toward).abs().max()),
         "feature_mse_of_toward": leg.apart,
         "largest_feature_mse": float(check.feature_mse.max()),
-        "largest_feature_mse_between": float(leg.between.max()) if len(leg.between) else None,
+        "largest_feature_mse_between": _worst_between(leg),
         "least_confidence": float(check.confidence.min()),
         "same_decision": bool((check.decision == check.decision[0]).all()),
     }
+
+
+def _worst_between(leg: Leg) -> float | None:
+    """None if it was not checked, or there is nothing between."""
+    return None if leg.between is None or not len(leg.between) else float(leg.between.max())
 
 
 def _lines(
@@ -240,11 +250,19 @@ def _lines(
             ("  distance", f"{number(told['distance_start'])} L2 to {number(told['distance'])} L2"),
             ("  length", f"{number(leg.length)} L2, {len(leg.path)} points"),
             ("  feature MSE", f"{number(told['largest_feature_mse'])} at most at the points, "
-             f"{number(told['largest_feature_mse_between'])} between them; of {leg.name} itself "
-             f"{number(leg.apart)}"),
+             f"{_between_text(leg)}; of {leg.name} itself {number(leg.apart)}"),
         ]  # fmt: skip
+        if not leg.length:
+            lines.append(("  note", STAYS))
     lines.append(("cost", cost_text(cost, len(legs))))
     return lines
+
+
+def _between_text(leg: Leg) -> str:
+    if leg.between is None:
+        return "not checked between them"
+    worst = _worst_between(leg)
+    return "with nothing between them" if worst is None else f"{number(worst)} between them"
 
 
 def _arrays(legs: Sequence[Leg], numbers: Sequence[int]) -> dict[str, Tensor]:

@@ -15,6 +15,10 @@ from elbowroom.report.charts import Chart
 from elbowroom.report.figures import number, percent
 
 COLOURS = 9
+STAYS = (
+    "The path stays where it is: no step was found that gets nearer. More and shorter steps "
+    "(path_steps) may."
+)
 
 
 @dataclass(frozen=True)
@@ -23,15 +27,16 @@ class Leg:
 
     path:    `(P, *shape)`: points with the features of the first image of all.
     toward:  `(*shape)`. name: of it, in words.
-    check:   of `path`, as one path of P points, and of what lies between.
-    between: `(P - 1,)`: the largest feature MSE between neighbours. apart: that of `toward`.
+    check:   of the points of `path`.
+    between: `(P - 1,)`: the largest feature MSE between neighbours; None if it was not checked.
+    apart:   that of `toward`.
     """
 
     path: Tensor
     toward: Tensor
     name: str
     check: PathCheck
-    between: Tensor
+    between: Tensor | None
     apart: float
 
     @property
@@ -66,13 +71,12 @@ def path_page(
     figure = Figure(
         name="Path",
         title=f"{features} stay the same",
-        lede=f"All images of the path have {features} of {start}: to the network they are one "
-        "and the same.",
+        lede=f"All {sum(len(leg.path) for leg in legs)} points of the path have {features} of "
+        f"{start}: to the network they are one and the same. {_between_text(legs)}",
         captions=[
             "Distances are L2, in the input's own units: s along the path, d to the image that it "
             f"leads towards. The feature MSE is the mean squared difference between {features} "
-            f"and those of {start}, at the points of the path and on the straight lines between "
-            "them.",
+            f"and those of {start}.",
         ],
         strips=[_strip(leg, about, images, scale) for leg in legs],
         panels=_panels(legs, keys),
@@ -81,6 +85,18 @@ def path_page(
         last="At the end of each part",
     )
     return render(figure, about)
+
+
+def _between_text(legs: Sequence[Leg]) -> str:
+    """What the lines between the points are like: these are no points of the path."""
+    checked = [leg.between for leg in legs if leg.between is not None]
+    if len(checked) < len(legs):
+        return "What lies between the points was not checked."
+    worst = max((float(part.max()) for part in checked if len(part)), default=0.0)
+    return (
+        "On the straight lines between the points they change by a feature MSE of up to "
+        f"{number(worst)}, where that was checked."
+    )
 
 
 def equally_spaced(arc_length: Tensor, count: int) -> list[int]:
@@ -109,7 +125,7 @@ def _strip(leg: Leg, about: About, images: int, scale: tuple[float, float]) -> S
     frames.append(frame(leg.toward, scale, role="towards", label=leg.name, lines=[]))
     notes = [f"The features of {leg.name} itself have a feature MSE of {number(leg.apart)}."]
     if not leg.length:
-        notes.insert(0, "The path stays where it is: no step was found that gets nearer.")
+        notes.insert(0, STAYS)
     return Strip.of(f"Towards {leg.name}", frames, notes)
 
 
@@ -126,12 +142,13 @@ def _panels(legs: Sequence[Leg], keys: Sequence[str]) -> list[Panel]:
     after = [places[1:] or places for places in at]
     distances = [leg.distance.tolist() for leg in legs]
     errors = [leg.check.feature_mse[:, 0].tolist() for leg in legs]
-    between = [leg.between.tolist() or [0.0] for leg in legs]
     panels = [
         ("distance", "Distance to the next image", at, distances, False),
         ("mse", "Feature MSE at the points", at, errors, True),
-        ("between", "Largest feature MSE between them", after, between, True),
     ]
+    between = [leg.between.tolist() or [0.0] for leg in legs if leg.between is not None]
+    if len(between) == len(legs):
+        panels.append(("between", "Largest feature MSE between them", after, between, True))
     return [
         Panel(f"chart-{name}", title, _chart(x, y, keys, offset, title, log))
         for name, title, x, y, log in panels
