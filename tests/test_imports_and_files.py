@@ -42,7 +42,17 @@ def test_a_write_is_whole_or_not_there(tmp_path):
 
 # What each layer of docs/architecture.md may import; nothing imports upwards.
 LAYERS = [
-    {"norms", "goals", "results", "sampling", "files", "imports", "version", "graph"},
+    {
+        "norms",
+        "goals",
+        "results",
+        "sampling",
+        "files",
+        "hyperparameters",
+        "imports",
+        "version",
+        "graph",
+    },
     {"classifier"},
     {"features", "optimise", "regions"},
     {"perception", "attacks", "invariance", "certificates", "data", "models"},

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,20 +64,3 @@ class Best:
         self.margin = torch.where(better, margin, self.margin)
         self.met |= better & met
         return met
-
-
-# Hyperparameters that count something, by their names in all methods, and the least they may be.
-COUNTS = {"steps": 1, "restarts": 1, "search_steps": 1, "candidates": 1}
-COUNTS |= {"starts": 1, "regions": 1, "batch": 1, "budget": 1}
-COUNTS |= {"path_steps": 1, "walk_steps": 0, "block": 1, "scattered": 0, "final_regions": 0}
-COUNTS |= {"radius_steps": 0, "runner_ups": 0, "line_search_steps": 0, "seed": 0}
-
-
-def require_counts(method: Any) -> None:
-    """Raise `ValueError` for a hyperparameter of the dataclass `method` that is no such count."""
-    for f in fields(method):
-        least, value = COUNTS.get(f.name), getattr(method, f.name)
-        if value is None and f.default is None:
-            continue
-        if least is not None and (type(value) is not int or value < least):
-            raise ValueError(f"{f.name} must be an integer of at least {least}, not {value!r}")

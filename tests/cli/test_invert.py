@@ -269,7 +269,9 @@ def test_samples_that_are_no_pictures_get_a_table(tmp_path):
 MISTAKES = {
     "method": (["adamm", *SMALL], "unknown invariance 'adamm'"),
     "option": ([*SMALL, "--set", "stepps=1"], "no option 'stepps'"),
-    "type": ([*SMALL, "--set", "tolerance=x"], "a value of a wrong type"),
+    "type": ([*SMALL, "--set", "tolerance=x"], "tolerance must be a number, not 'x'"),
+    "no boolean": ([*SMALL, "--set", "path=maybe"], "path must be true or false, not 'maybe'"),
+    "no list": (["adam", *SMALL, "--set", "learning_rates=5"], "learning_rates must be a list of"),
     "layer": ([*SMALL, "--layer", "conv9"], "there is no layer 'conv9'"),
     "same": ([*SMALL, "--start", "3", "--toward", "2,3"], "sample 3 is both"),
     "missing": ([*SMALL, "--start", "20"], "there is no sample 20 among the 20"),

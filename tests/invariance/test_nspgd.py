@@ -265,7 +265,7 @@ def test_a_walk_can_begin_elsewhere_unless_the_confidence_there_is_too_low():
     ("options", "message"),
     [
         ({"step": -0.1}, "step must be positive"),
-        ({"step": math.nan}, "step must be positive"),
+        ({"step": math.nan}, "step must be a number"),
         ({"steps": -3}, "steps must be an integer"),
         ({"confidence_drop": 1.0}, "confidence_drop must lie"),
         ({"threshold": 0.0}, "threshold must be positive"),

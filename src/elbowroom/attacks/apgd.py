@@ -42,13 +42,6 @@ class APGD(BallAttack):
     loss: Literal["ce", "dlr", "dlr-targeted"] = "ce"
     targets: int = 9
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in ("ce", "dlr", "dlr-targeted"):
-            raise ValueError(f"loss must be ce, dlr or dlr-targeted, not {self.loss!r}")
-        if type(self.targets) is not int or self.targets < 1:
-            raise ValueError(f"targets must be an integer of at least 1, not {self.targets!r}")
-
     def aims(self, clf: Classifier, x: Tensor, goal: Goal) -> list[Goal]:
         if self.loss == "dlr-targeted" and isinstance(goal, Misclassified):
             return guides(clf, x, goal, self.targets)

@@ -60,10 +60,6 @@ class BallAttack(Attack):
             raise ValueError(f"{type(self).__name__} works in L2 and Linf, not {self.norm}")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"eps must be positive and finite, not {self.eps}")
-        if self.batch_size is not None and (
-            type(self.batch_size) is not int or self.batch_size < 1
-        ):
-            raise ValueError(f"batch_size must be an integer of at least 1, not {self.batch_size}")
 
     @abstractmethod
     def descend(

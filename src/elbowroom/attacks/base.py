@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from elbowroom.attacks.line_search import shorten
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.goals import Goal, Misclassified
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2, Norm, per_sample
-from elbowroom.optimise import require_counts
 from elbowroom.results import AttackResult
 from elbowroom.sampling import SampleRng
 
@@ -35,7 +35,7 @@ class Attack(ABC):
     line_search_steps: int = 20
 
     def __post_init__(self) -> None:
-        require_counts(self)
+        check_hyperparameters(self)
 
     def __call__(
         self,

@@ -45,8 +45,6 @@ class IterativePerturbation(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rule not in ("sign", "value"):
-            raise ValueError(f"rule must be sign or value, not {self.rule!r}")
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, not {self.step_size}")
         if not 1 <= self.growth < math.inf:

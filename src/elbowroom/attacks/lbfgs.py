@@ -53,12 +53,10 @@ class LBFGS(Attack):
         super().__post_init__()
         if self.norm != L2:
             raise ValueError(f"the L-BFGS attack works in L2, not {self.norm}")
-        if type(self.memory) is not int or self.memory < 1:
-            raise ValueError(f"memory must be an integer of at least 1, not {self.memory!r}")
+        if self.memory < 1:
+            raise ValueError(f"memory must be an integer of at least 1, not {self.memory}")
         if self.first_constant is not None and not self.first_constant > 0:
             raise ValueError(f"first_constant must be positive, not {self.first_constant}")
-        if self.loss not in ("cross-entropy", "margin"):
-            raise ValueError(f"loss must be margin or cross-entropy, not {self.loss!r}")
 
     def search(self, clf: Classifier, x: Tensor, goal: Goal, rng: SampleRng) -> Tensor:
         best = Best(x, L2)

@@ -44,8 +44,6 @@ class PGD(BallAttack):
         super().__post_init__()
         if self.step_size is not None and not 0 < self.step_size < math.inf:
             raise ValueError(f"step_size must be positive and finite, not {self.step_size}")
-        if self.rule not in (None, "gradient", "sign", "adam"):
-            raise ValueError(f"rule must be gradient, sign or adam, not {self.rule!r}")
 
     @classmethod
     def published_lra(

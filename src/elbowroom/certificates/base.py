@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2, Norm
 from elbowroom.results import CertificateResult
 
@@ -26,6 +27,9 @@ class Certificate(ABC):
     sound: ClassVar[bool] = True
 
     norm: Norm = L2
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
 
     def __call__(
         self, clf: Classifier | nn.Module, x: Tensor, y: Tensor | None = None

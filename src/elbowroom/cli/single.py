@@ -220,9 +220,7 @@ def build_method(kind: Kind, method: str, options: dict[str, Any], norm: str | N
         return MethodConfig(kind=kind, method=method, options=options).build()
     except TypeError as error:
         if "missing" not in str(error):
-            raise ValueError(
-                f"an option of {method} has a value of a wrong type: {error}"
-            ) from None
+            raise
         # A dataclass names the missing field: "... missing 1 required keyword-only argument: 'eps'"
         missing = str(error).rpartition(": ")[2].strip("'")
         raise ValueError(f"{method} needs a value: add --set {missing}=VALUE") from None

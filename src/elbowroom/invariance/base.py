@@ -13,8 +13,8 @@ from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.features import features_of
 from elbowroom.goals import SameLogits
 from elbowroom.graph.ops import Linear
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2, Linf, per_sample
-from elbowroom.optimise import require_counts
 from elbowroom.results import Cost, InversionResult
 from elbowroom.sampling import SampleRng
 
@@ -90,7 +90,7 @@ class Inversion(ABC):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_counts(self)
+        check_hyperparameters(self)
         if not self.tolerance >= 0:
             raise ValueError(f"tolerance must be a number from 0 upwards, not {self.tolerance}")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.invariance.confidence import confidence, log_odds
 from elbowroom.norms import L2, per_sample
 from elbowroom.results import Cost
@@ -58,12 +59,11 @@ class EquiConfidence:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_hyperparameters(self)
         if not self.radii or not all(0 <= radius < math.inf for radius in self.radii):
             raise ValueError(f"radii must be finite and not negative, not {self.radii!r}")
-        for name, least in (("samples", 2), ("batch", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+        if self.samples < 2:
+            raise ValueError(f"samples must be an integer of at least 2, not {self.samples}")
 
     def __call__(
         self,

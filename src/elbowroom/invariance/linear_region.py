@@ -133,12 +133,8 @@ class LinearRegionInversion(Strategy, Inversion):
     batch: int = 32
 
     def __post_init__(self) -> None:
-        Strategy.__post_init__(self)
         Inversion.__post_init__(self)
-        if type(self.final_steps) is not int or self.final_steps < 0:
-            raise ValueError(
-                f"final_steps must be an integer of at least 0, not {self.final_steps!r}"
-            )
+        Strategy.__post_init__(self)
 
     @classmethod
     def variant(cls, number: int, **options: Any) -> LinearRegionInversion:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.invariance.confidence import confidence
 from elbowroom.norms import L2, per_sample
-from elbowroom.optimise import require_counts
 from elbowroom.results import LogitSpaceResult
 from elbowroom.sampling import SampleRng
 
@@ -74,7 +74,7 @@ class LogitSpaceAttack:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_counts(self)
+        check_hyperparameters(self)
         if not 0 < self.step < math.inf:
             raise ValueError(f"step must be positive and finite, not {self.step}")
         for name in ("lambda_", "smoothness", "radius"):

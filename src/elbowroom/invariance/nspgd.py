@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from elbowroom.attacks.halfspace import onto_plane
 from elbowroom.classifier import Classifier, as_classifier
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.invariance.confidence import confidence, log_odds, rounding
 from elbowroom.norms import L2, Linf, per_sample
-from elbowroom.optimise import require_counts
 from elbowroom.results import NullSpaceResult
 
 
+@runtime_checkable
 class PairDistance(Protocol):
     """How different two batches `(N, *shape)` look: `(N,)`, float64."""
 
@@ -68,17 +69,12 @@ class NSPGD:
     path_every: int | None = None
 
     def __post_init__(self) -> None:
-        require_counts(self)
+        check_hyperparameters(self)
         for name in ("step", "threshold"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if not 0 <= self.confidence_drop < 1:
             raise ValueError(f"confidence_drop must lie in [0, 1), not {self.confidence_drop}")
-        if self.box not in ("project", "clamp"):
-            raise ValueError(f"box must be 'project' or 'clamp', not {self.box!r}")
-        every = self.path_every
-        if every is not None and (type(every) is not int or every < 1):
-            raise ValueError(f"path_every must be an integer of at least 1 or None, not {every!r}")
 
     def __call__(
         self,

@@ -13,6 +13,7 @@ from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.graph import Graph, Node
 from elbowroom.graph.evaluate import evaluate
 from elbowroom.graph.ops import ChannelAffine, Linear, PiecewiseAffine, Reshape
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2
 from elbowroom.results import NullSpaceStepResult
 
@@ -106,11 +107,7 @@ class NullSpaceStep:
     reach: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.threshold not in ("exact", "worst-case", "per-unit worst-case"):
-            raise ValueError(
-                "threshold must be 'exact', 'worst-case' or 'per-unit worst-case', not "
-                f"{self.threshold!r}"
-            )
+        check_hyperparameters(self)
         if not 0 < self.reach <= 1:
             raise ValueError(f"reach must lie in (0, 1], not {self.reach}")
 

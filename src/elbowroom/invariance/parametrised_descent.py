@@ -73,10 +73,6 @@ class ParametrisedDescent(Inversion):
             raise ValueError(f"weights must be positive, at least one, not {self.weights!r}")
         if not all(rate > 0 for rate in self.learning_rates):
             raise ValueError(f"learning_rates must be positive, not {self.learning_rates!r}")
-        if type(self.newton_steps) is not int or self.newton_steps < 0:
-            raise ValueError(
-                f"newton_steps must be an integer of at least 0, not {self.newton_steps!r}"
-            )
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must be at least 0 and less than 0.5, not {self.margin}")
 

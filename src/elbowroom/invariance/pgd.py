@@ -86,11 +86,6 @@ class PGDOnLogits(Inversion):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patience", "adapt_every", "batch_size"):
-            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be an integer of at least 1, not {getattr(self, name)!r}"
-                )
         for name in ("accuracy", "first_step", "adapt_factor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
