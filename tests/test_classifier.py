@@ -10,6 +10,7 @@ from elbowroom import Classifier
 from elbowroom.attacks import DDN, FGV, PGD
 from elbowroom.certificates import GlobalLipschitz
 from elbowroom.graph import UnsupportedOperationError
+from elbowroom.graph.evaluate import evaluate
 from elbowroom.invariance import AdamOnLogits
 from elbowroom.results import Cost
 from nets import make
@@ -196,6 +197,20 @@ def test_normalisation_happens_inside():
     model = _model()
     clf = Classifier(model, mean=[0.2], std=[0.5])
     assert torch.allclose(clf.logits(X), model((X - 0.2) / 0.5), atol=1e-6)
+
+
+def test_normalisation_can_be_per_channel_in_either():
+    x = torch.rand(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(8, 3))
+    for mean, std in ((0.1, [0.5, 0.25]), ([0.1, 0.3], 0.5), (None, [0.5, 0.25]), ([0.2], [0.5])):
+        shift = torch.tensor(0.0 if mean is None else mean).reshape(-1, 1, 1)
+        scaled = (x - shift) / torch.tensor(std).reshape(-1, 1, 1)
+        clf = Classifier(model, mean=mean, std=std)
+        assert torch.allclose(clf.logits(x), model(scaled), atol=1e-6)
+        traced = evaluate(clf.graph((2, 2, 2)), x)[-1]
+        assert torch.allclose(traced, model(scaled), atol=1e-6)
+    with pytest.raises(ValueError, match="one for each of the 2 channels of the inputs, not 3"):
+        Classifier(model, mean=[0.1, 0.2, 0.3]).validate(x)
 
 
 def test_another_precision_is_a_copy():

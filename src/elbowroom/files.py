@@ -13,6 +13,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     Missing folders are made. Raises `OSError` naming the path; nothing is left behind then.
     """
     path = Path(path)
+    if path.is_dir():
+        raise OSError(f"cannot write {path}: it is a folder; name a file in it")
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,3 +42,11 @@ def resolve(reference: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{reference!r} is a {type(found).__name__}, not a callable")
     return found  # type: ignore[no-any-return]
+
+
+def call(reference: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What the user's function returns. Raises `ValueError` naming it where it raises anything."""
+    try:
+        return function(*args, **options)
+    except Exception as error:
+        raise ValueError(f"{reference} failed: {type(error).__name__}: {error}") from error

@@ -266,6 +266,20 @@ def test_samples_that_are_no_pictures_get_a_table(tmp_path):
     assert html.count("Features, largest changes first") == 2
 
 
+def test_probabilities_where_logits_are_expected_are_noted(tmp_path, monkeypatch):
+    (tmp_path / "soft_net.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(dim=1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    result = run("adam", "--model", "soft_net:make", *SMALL[-4:], "--set", "steps=1")
+    assert result.exit_code == 0, result.output
+    assert "look like probabilities" in result.stderr
+    assert "look like probabilities" not in run("adam", *SMALL, "--set", "steps=1").stderr
+
+
 MISTAKES = {
     "method": (["adamm", *SMALL], "unknown invariance 'adamm'"),
     "option": ([*SMALL, "--set", "stepps=1"], "no option 'stepps'"),

@@ -81,7 +81,7 @@ MISTAKES = {
     "view": ([*SMALL, "--view", "1,0,0,1"], "--view takes LEFT,RIGHT,BOTTOM,TOP"),
     "limit": ([*SMALL, "--limit", "3"], "visited 3 partial regions"),
     "approach": ([*SMALL, "--approach", "up"], "approach must be forward or backward, not 'up'"),
-    "smooth": ([*SMALL, "--model-set", 'activation="tanh"'], "is a Smooth"),
+    "smooth": ([*SMALL, "--model-set", 'activation="tanh"'], "is a tanh"),
     "no file": ([*SMALL, "--target", "none.json"], "none.json"),
 }
 

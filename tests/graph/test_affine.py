@@ -95,7 +95,7 @@ def test_points_on_a_kink_follow_pytorchs_derivative():
 def test_a_region_pattern_needs_piecewise_affine_layers():
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
     graph = trace(model, (2,))
-    with pytest.raises(UnsupportedOperationError, match=r"'1' \(Smooth\) is not piecewise affine"):
+    with pytest.raises(UnsupportedOperationError, match=r"'1' \(tanh\) is not piecewise affine"):
         pattern(graph, torch.zeros(1, 2))
 
 

@@ -171,12 +171,12 @@ def test_normalisation_becomes_part_of_the_first_layer():
     ("layers", "named"),
     [
         ([nn.Flatten(), nn.Linear(36, 5)], "'1' (Linear)"),
-        ([nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 5)], "'2' (Smooth)"),
-        ([nn.Flatten(), nn.Linear(36, 8), nn.LeakyReLU(), nn.Linear(8, 5)], "'2' (Piecewise"),
+        ([nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, 5)], "'2' (tanh)"),
+        ([nn.Flatten(), nn.Linear(36, 8), nn.LeakyReLU(), nn.Linear(8, 5)], "'2' (leaky"),
         ([nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5)], "'0' (Conv)"),
         (
             [nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()],
-            "'4' (Piecewise",
+            "'4' (relu",
         ),
     ],
 )

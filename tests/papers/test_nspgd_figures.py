@@ -21,6 +21,7 @@ from elbowroom.norms import L2
 from elbowroom.papers import nspgd, nspgd_pages
 from elbowroom.papers.page import About
 from elbowroom.perception import Lp
+from elbowroom.report.figures import percent
 from report.page_parser import Page
 
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror="alert('2')">&amp;{{ 71*73 }}"""
@@ -302,6 +303,9 @@ def test_the_command_makes_every_figure(name, digits, tmp_path):
         assert max(drop) <= 0.05
         assert len(values["success"]) == len(drop)
         if name == "nspgd-7":
+            told = _run(name, *digits, *more[name], "--out", out, "--count", 60).stdout
+            assert f"success              {percent(values['success_rate'])}" in told
+            assert "fewer than 60: no more are classified as labelled" in told
             rates = [rate for row in values["rates"] for rate in row if rate is not None]
             assert values["success_rate"] == pytest.approx(sum(rates) / len(rates))
 

@@ -450,5 +450,5 @@ def test_networks_that_do_not_fit_are_refused():
 def test_layers_that_are_not_piecewise_affine_are_named():
     model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
     for method in (FORWARD, BACKWARD):
-        with pytest.raises(UnsupportedOperationError, match="'1' is a Smooth"):
+        with pytest.raises(UnsupportedOperationError, match="'1' is a tanh"):
             method(traced(model, 2), Polyhedron.whole(2))

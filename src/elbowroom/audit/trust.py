@@ -30,6 +30,12 @@ ULPS = 16  # by which features differ between two sizes of a batch
 FEW = 0.01  # of the samples: below it, a finding is an oddity and not a failure
 
 
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether all rows of outputs `(N, K)` could be those of a softmax, not logits."""
+    sums = logits.sum(dim=1)
+    return bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+
+
 def model_checks(clf: Classifier, x: Tensor, y: Tensor, norm: Norm) -> list[TrustCheck]:
     """Checks that need the model; x `(N, *shape)` and y `(N,)`: the samples measured."""
     uncovered = why_uncertified(clf, x, norm)
@@ -40,8 +46,7 @@ def model_checks(clf: Classifier, x: Tensor, y: Tensor, norm: Norm) -> list[Trus
         for part, labels in zip(torch.split(x, BATCH), torch.split(y, BATCH), strict=True):
             logits, again = clf.logits(part), clf.logits(part)
             difference = max(difference, float((logits - again).abs().max()))
-            sums = logits.sum(dim=1)
-            probabilities &= bool((logits >= 0).all()) and bool(((sums - 1).abs() < 1e-4).all())
+            probabilities &= are_probabilities(logits)
             around &= all(bool(clf.logits(point).isfinite().all()) for point in _nearby(clf, part))
             flat += _without_slope(clf, part, Misclassified(labels).margin) / len(x)
             loss_flat += _without_slope(clf, part, Misclassified(labels).loss) / len(x)

@@ -22,7 +22,7 @@ from elbowroom.cli.inversion_results import (
     shown_inversions,
     told,
 )
-from elbowroom.cli.options import Output, SeedOption, command, settings
+from elbowroom.cli.options import Output, SeedOption, checked_samples, command, settings
 from elbowroom.cli.pairs import AIMS, ExactSubject, Pairs, find_pairs, wanted_logits
 from elbowroom.cli.papers import facts
 from elbowroom.cli.single import SaveOption, SetOption, build_method
@@ -107,7 +107,7 @@ def invert(
     if list_layers:
         list_layers_of(clf, data, output)
         return
-    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    x, y = checked_samples(clf, data)
     target = None if logits is None else wanted_logits(logits).to(x)
     pairs = find_pairs(
         clf, x, y, start=start, toward=toward, count=count, seed=seed,

@@ -14,13 +14,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
 from elbowroom import data as data_sets
 from elbowroom import models
+from elbowroom.audit.trust import are_probabilities
 from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
 SMALL = 1_000_000
+SOME = 100  # samples that tell whether the outputs are logits
 FORESEEN = (ValueError, OSError, ImportError, TypeError, RuntimeError, FloatingPointError)
 
 NormOption = Annotated[str, typer.Option(help="L1, L2 or Linf.")]
@@ -184,6 +187,20 @@ class Subject:
             dtype=getattr(torch, self.dtype) if self.dtype else None,
             name=name,
         )
+
+
+def checked_samples(clf: Classifier, data: Dataset) -> tuple[Tensor, Tensor]:
+    """The samples `(N, *shape)` and labels `(N,)`; a note where the network gives no logits."""
+    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    with clf.session():
+        outputs = clf.logits(x[:SOME])
+    if are_probabilities(outputs):
+        typer.echo(
+            f"note: the outputs of {clf.name} look like probabilities, where logits are expected: "
+            "leave its softmax out, or gradients vanish",
+            err=True,
+        )
+    return x, y
 
 
 def load_data(output: Output, spec: str, split: str, count: int | None) -> Dataset:

@@ -210,12 +210,16 @@ def wanted_logits(text: str) -> Tensor:
     try:
         if kind == ".json":
             rows = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(rows, list):
+                raise TypeError("it holds no list")
             rows = rows if rows and isinstance(rows[0], list) else [rows]
         else:
             lines = path.read_text(encoding="utf-8").split("\n") if kind == ".csv" else [text]
             rows = [[float(part) for part in line.split(",")] for line in lines if line.strip()]
         found = torch.tensor(rows, dtype=torch.float64)
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except FileNotFoundError:
+        raise ValueError(f"--logits: there is no file {path}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
             "--logits takes numbers separated by commas, or a .json or .csv file with a row of as "
             f"many numbers for each inversion, not {text!r}: {error}"

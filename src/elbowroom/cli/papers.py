@@ -22,6 +22,7 @@ from elbowroom.cli.options import (
     Output,
     SeedOption,
     Subject,
+    checked_samples,
     command,
     load_data,
     settings,
@@ -31,6 +32,7 @@ from elbowroom.files import write_atomically
 from elbowroom.papers import bounds, lra, lra_curves, lra_pages
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.regions import WorkingSet
+from elbowroom.report.figures import percent
 from elbowroom.version import __version__
 
 # Enough for near starts in every class; classifying more takes longer than the walks.
@@ -170,8 +172,11 @@ def figure(
         typer.Option(min=1, help="How many rightly classified samples, from the first."),
     ] = None,
     start_split: Annotated[
-        str, typer.Option(help="The split of the data in which walks start.")
-    ] = "train",
+        str | None,
+        typer.Option(
+            help="The split of the data in which the walks of lra-1 to lra-6 start; train."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option of the figure's attack, NAME=VALUE; repeatable."),
@@ -199,6 +204,8 @@ def figure(
     """
     if name not in FIGURES:
         raise ValueError(f"there is no figure {name!r}; there are {', '.join(FIGURES)}")
+    if start_split is not None and not name.startswith("lra-"):
+        raise ValueError(f"{name} has no walks that start at other samples: drop --start-split")
     make, usual = FIGURES[name]
     data = subject.load_data(output)
     clf = subject.load_classifier(data)
@@ -214,20 +221,29 @@ def figure(
 
         @cache
         def points() -> Dataset:
-            found = load_data(output, subject.data, start_split, None)
+            found = load_data(output, subject.data, start_split or "train", None)
             return found.take(min(START_POINTS, len(found)))
 
         job = Job(clf, x, y, numbers, points, options, seed, about, advance)
         page, values = make(job, name)
     path = out or Path(f"{name}.html")
     write_atomically(path, page.encode())
-    lines = [("figure", name), ("samples", str(len(x))), ("page", str(path))]
+    lines = [("figure", name), ("samples", _taken_of(len(x), count))]
+    if "success_rate" in values:
+        lines.append(("success", percent(values["success_rate"])))
+    lines.append(("page", str(path)))
     output.result({"figure": name, "page": str(path), **values}, lines)
+
+
+def _taken_of(taken: int, wanted: int | None) -> str:
+    if wanted is None or taken == wanted:
+        return str(taken)
+    return f"{taken}, fewer than {wanted}: no more are classified as labelled; --samples takes more"
 
 
 def _rightly(clf: Classifier, data: Dataset, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """The first `count` samples that are classified as labelled, and their numbers."""
-    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    x, y = checked_samples(clf, data)
     with clf.session():
         right = (clf.logits(x).argmax(dim=1) == y).nonzero().squeeze(1)[:count]
     if not len(right):

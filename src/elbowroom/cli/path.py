@@ -21,7 +21,7 @@ from elbowroom.cli.invert import (
     compared,
     list_layers_of,
 )
-from elbowroom.cli.options import Output, SeedOption, command, settings
+from elbowroom.cli.options import Output, SeedOption, checked_samples, command, settings
 from elbowroom.cli.pairs import ExactSubject, drawn, partners, sample_numbers
 from elbowroom.cli.papers import facts
 from elbowroom.cli.single import (
@@ -97,7 +97,7 @@ def path(
     if list_layers:
         list_layers_of(clf, data, output)
         return
-    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    x, y = checked_samples(clf, data)
     numbers = _stops(y, start, toward, through, seed)
     options = {**PATH_ALONE, "block": 1, **settings(set_), **compared(layer, up_to_shift)}
     method = build_method("invariance", "preimage-descent", {**options, "seed": seed})

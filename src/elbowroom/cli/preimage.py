@@ -148,6 +148,8 @@ def _polytope(path: Path | None) -> Polyhedron | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return Polyhedron(found["A"], found["c"])
+    except FileNotFoundError:
+        raise ValueError(f"--target: there is no file {path}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ValueError(
             f'{path} does not hold a polytope such as {{"A": [[1, -1]], "c": [0]}}: {error!r}'

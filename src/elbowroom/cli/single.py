@@ -17,7 +17,15 @@ from elbowroom.audit import MethodConfig
 from elbowroom.audit.config import Kind
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.classifier import Classifier
-from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, command, settings
+from elbowroom.cli.options import (
+    NormOption,
+    Output,
+    SeedOption,
+    Subject,
+    checked_samples,
+    command,
+    settings,
+)
 from elbowroom.files import write_atomically
 from elbowroom.regions import ExactDistance
 from elbowroom.results import Cost
@@ -206,7 +214,7 @@ def exact(
 def _load(subject: Subject, output: Output) -> _Loaded:
     data = subject.load_data(output)
     clf = subject.load_classifier(data)
-    x, y = clf.validate(data.x.to(clf.device, clf.dtype), data.y)
+    x, y = checked_samples(clf, data)
     with clf.session():
         right = clf.logits(x).argmax(dim=1) == y
     return _Loaded(clf, x, y, right)

@@ -16,7 +16,7 @@ from torch import Tensor
 from elbowroom.data.dataset import Bounds, Dataset, unknown_split
 from elbowroom.data.splits import interleaved
 from elbowroom.files import write_atomically
-from elbowroom.imports import resolve
+from elbowroom.imports import call, resolve
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".pgm", ".ppm"}
@@ -52,6 +52,8 @@ def from_arrays(
     elif not x.dtype.is_floating_point:
         raise ValueError(f"{name}: x must be uint8 or floating point, not {x.dtype}")
     x, y = x.float(), y.long()
+    if not len(x):
+        raise ValueError(f"{name}: there are no samples in x")
     finite = x.reshape(len(x), -1).isfinite().all(dim=1)
     if not bool(finite.all()):
         first = int((~finite).nonzero()[0])
@@ -82,11 +84,14 @@ def from_npz(path: Path, split: str) -> Dataset:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in ("x", "y", "classes", "bounds") if key in file}
+            held = sorted(file.files)
+            arrays = {key: file[key] for key in ("x", "y", "classes", "bounds") if key in held}
     except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as plain arrays: {error}") from error
     if not {"x", "y"} <= set(arrays):
-        raise ValueError(f"{path} must hold the arrays x and y; it holds {sorted(arrays)}")
+        raise ValueError(
+            f"{path} must hold the arrays x and y; it holds {', '.join(held) or 'nothing'}"
+        )
     x, y = arrays.pop("x"), arrays.pop("y")
     return from_arrays(x, y, name=path.stem, split=split, source=str(path), **arrays)
 
@@ -142,7 +147,7 @@ def from_callable(reference: str, split: str) -> Dataset:
     A `Dataset`, or a pair (x, y) as `from_arrays` takes it. Raises `ValueError` for anything
     else.
     """
-    result = resolve(reference)(split)
+    result = call(reference, resolve(reference), split)
     if isinstance(result, Dataset):
         return result
     if isinstance(result, tuple) and len(result) == 2:

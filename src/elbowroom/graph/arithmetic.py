@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from elbowroom.graph import ops
 from elbowroom.graph.builder import Builder, Ref
 from elbowroom.graph.graph import UnsupportedOperationError
-from elbowroom.graph.normalize import Normalize
+from elbowroom.graph.normalize import Normalize, per_channel
 
 
 def identity(b: Builder, x: Ref, *_: object, **__: object) -> Ref:
@@ -72,10 +72,9 @@ def neg(b: Builder, x: Ref) -> Ref:
 
 
 def normalize(b: Builder, module: Normalize, x: Ref) -> Ref:
-    channels = (-1, *[1] * (len(b.shape(x)) - 2)) if module.mean.ndim else ()
-    scale = 1.0 / module.std.double()
-    shift = -module.mean.double() * scale
-    return affine(b, x, scale.reshape(channels), shift.reshape(channels))
+    ndim = len(b.shape(x))
+    scale = 1.0 / per_channel(module.std.double(), ndim)
+    return affine(b, x, scale, -per_channel(module.mean.double(), ndim) * scale)
 
 
 def concat(b: Builder, tensors: Any, dim: int = 0) -> Ref:

@@ -74,8 +74,7 @@ class Graph:
             rule = table.get(type(node.op))
             if rule is None:
                 raise UnsupportedOperationError(
-                    f"layer {node.name!r} is a {type(node.op).__name__}, for which there is no "
-                    f"{reading}"
+                    f"layer {node.name!r} is a {node.op.kind}, for which there is no {reading}"
                 )
             values.append(rule(node, *(values[i] for i in node.inputs)))
         return values

@@ -17,7 +17,15 @@ class Normalize(nn.Module):
         self.register_buffer("std", std)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.mean.ndim == 0:
-            return (x - self.mean) / self.std
-        shape = (-1, *[1] * (x.ndim - 2))
-        return (x - self.mean.reshape(shape)) / self.std.reshape(shape)
+        for values in (self.mean, self.std):
+            if values.numel() not in (1, x.shape[1]):
+                raise ValueError(
+                    f"mean and std must be one number or one for each of the {x.shape[1]} channels "
+                    f"of the inputs, not {values.numel()} numbers"
+                )
+        return (x - per_channel(self.mean, x.ndim)) / per_channel(self.std, x.ndim)
+
+
+def per_channel(values: Tensor, ndim: int) -> Tensor:
+    """Scalars, or one value per channel, in a shape that fits a batch of `ndim` dimensions."""
+    return values.reshape(-1, *[1] * (ndim - 2)) if values.ndim else values

@@ -16,6 +16,11 @@ from torch import Tensor
 class Operation:
     """Base of the list."""
 
+    @property
+    def kind(self) -> str:
+        """What messages call it: an activation by its own name."""
+        return str(getattr(self, "name", type(self).__name__))
+
 
 @dataclass(frozen=True, eq=False)
 class Input(Operation):

@@ -96,6 +96,6 @@ def require_piecewise_affine(graph: Graph) -> None:
     for node in graph.nodes:
         if isinstance(node.op, Smooth | LocalResponseNorm):
             raise UnsupportedOperationError(
-                f"layer {node.name!r} ({type(node.op).__name__}) is not piecewise affine: the "
+                f"layer {node.name!r} ({node.op.kind}) is not piecewise affine: the "
                 "network has no linear regions"
             )

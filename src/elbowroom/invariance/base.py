@@ -119,14 +119,14 @@ class Inversion(ABC):
         clf = as_classifier(clf)
         if (start is None) == (target is None):
             raise ValueError("give either start or target: what has the wanted features, or these")
-        toward, _ = clf.validate(toward)
+        toward = _validated(clf, toward, "toward")
         if start is not None:
             if start.shape != toward.shape:
                 raise ValueError(
                     f"start and toward must have one shape, got {tuple(start.shape)} and "
                     f"{tuple(toward.shape)}"
                 )
-            start, _ = clf.validate(start)
+            start = _validated(clf, start, "start")
         rng = SampleRng(self.seed, indices if indices is not None else range(len(toward)))
         if len(rng) != len(toward):
             raise ValueError(f"{len(rng)} indices for {len(toward)} samples")
@@ -204,6 +204,13 @@ class Inversion(ABC):
     @abstractmethod
     def descend(self, problem: Problem) -> Found:
         """The points that the search offers; misses and those farther than `start` are dropped."""
+
+
+def _validated(clf: Classifier, x: Tensor, name: str) -> Tensor:
+    try:
+        return clf.validate(x)[0]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _farthest_corner(clf: Classifier, toward: Tensor) -> Tensor:

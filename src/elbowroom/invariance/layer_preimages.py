@@ -180,7 +180,7 @@ def inverse_piecewise(op: PiecewiseAffine, shape: tuple[int, ...]) -> Callable[[
     Raises `ValueError` if a slope is not positive.
     """
     if not bool((op.slopes > 0).all()):
-        raise ValueError(f"{op.name} has a slope that is not positive: it cannot be inverted")
+        raise ValueError("it has a slope that is not positive and cannot be inverted")
 
     def flat(table: Tensor) -> Tensor:
         table = table.reshape(len(table), *[1] * (len(shape) + 1 - table.ndim), *table.shape[1:])
@@ -210,7 +210,7 @@ def inverse_smooth(op: Smooth) -> Callable[[Tensor], Tensor]:
         return partial(_inverse_softplus, **options)
     if op.name == "elu" and options["alpha"] > 0:
         return partial(_inverse_elu, **options)
-    raise ValueError(f"{op.name} cannot be inverted")
+    raise ValueError("it cannot be inverted")
 
 
 def _inverse_softplus(y: Tensor, beta: float, threshold: float) -> Tensor:

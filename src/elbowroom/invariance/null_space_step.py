@@ -68,7 +68,7 @@ def _fits(node: Node, place: int) -> bool:
 def _refusal(node: Node) -> ValueError:
     return ValueError(
         "the null space step is for networks linear - ReLU - linear; layer "
-        f"{node.name!r} ({type(node.op).__name__}) does not fit. For others use NSPGD"
+        f"{node.name!r} ({node.op.kind}) does not fit. For others use NSPGD"
     )
 
 

@@ -254,7 +254,7 @@ def _bijection(node: Node) -> BijectionPreimage:
 
 
 def _named(node: Node) -> str:
-    return f"layer {node.name!r} ({type(node.op).__name__})"
+    return f"layer {node.name!r} ({node.op.kind})"
 
 
 def _device(graph: Graph) -> torch.device:

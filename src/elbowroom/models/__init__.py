@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from elbowroom.imports import resolve
+from elbowroom.imports import call, resolve
 from elbowroom.models.convolutional import fab_cifar, fonts_cnn, gts_cnn
 from elbowroom.models.mlp import mlp, raghunathan_mnist
 from elbowroom.models.mnist import (
@@ -77,7 +77,7 @@ def build(spec: str, **options: Any) -> nn.Module:
             )
         raise ValueError(_unknown(spec))
     _check_options(spec, factory, options)
-    model = factory(**options)
+    model = call(spec, factory, **options) if ":" in spec else factory(**options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{spec!r} returned a {type(model).__name__}, not a torch.nn.Module")
     return model

@@ -125,8 +125,7 @@ def transform(
     )
     if len(torch.unique(y[aims])) < 2:
         raise ValueError(
-            "samples of two classes at least must be classified as labelled; give more of them, "
-            "or leave the labels out"
+            "samples of two classes at least must be classified as labelled; take more of them"
         )
     rows, columns = (y[aims][:, None] != y[starts]).nonzero().unbind(dim=1)
     to, fro = aims[rows], starts[columns]

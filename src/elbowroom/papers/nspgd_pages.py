@@ -89,7 +89,8 @@ def figure_5_page(
         name=name,
         title="the same confidence, another image",
         lede="Each row has one target image; the others are where a walk from a source of each "
-        "other class ended, on which the network's confidence in the source's class hardly falls.",
+        "other class that has any ended, on which the network's confidence in the source's class "
+        "hardly falls.",
         captions=[
             "Below each image: the class of its source, the network's confidence in it, and "
             f"d, the distance to the target ({unit('L2')})."

@@ -41,7 +41,7 @@ class RelaxedNetwork:
         for node in graph.nodes[1:]:
             if node.index not in self.kinds and type(node.op) not in evaluate.LINEAR_TABLE:
                 raise UnsupportedOperationError(
-                    f"layer {node.name!r} ({type(node.op).__name__}) is not piecewise affine: "
+                    f"layer {node.name!r} ({node.op.kind}) is not piecewise affine: "
                     "the network has no linear regions"
                 )
         self.units = _slices({index: kind.units for index, kind in self.kinds.items()})
