@@ -71,7 +71,7 @@ METHODS: dict[str, Method] = {
         lambda: PreimageDescent(tolerance=1e-20, path=True), torch.float64
     ),
     "adam": Method(lambda: AdamOnLogits(tolerance=1e-8), torch.float32),
-    "pgd": Method(lambda: PGDOnLogits(tolerance=5e-8), torch.float32, (20, 5), (20, 1)),
+    "pgd": Method(lambda: PGDOnLogits(tolerance=5e-8), torch.float32, (20, 5), (20, 5)),
     "lra-toward": Method(lambda: linear_region(9), torch.float32, (20, 5), (20, 1)),
     "lra-start": Method(lambda: linear_region(1), torch.float32, (5, 5), (5, 1)),
 }
