@@ -33,7 +33,7 @@ from elbowroom.cli.single import (
 )
 from elbowroom.features import features_of
 from elbowroom.files import write_atomically
-from elbowroom.invariance import PreimageDescent, check_path
+from elbowroom.invariance import PreimageDescent, chain, check_path
 from elbowroom.invariance.preimage_descent import PATH_ALONE
 from elbowroom.norms import L2
 from elbowroom.papers.page import About, grey_scale
@@ -165,18 +165,19 @@ def _walk(
     part = features_of(clf, stops.shape[1:], layer=method.layer)
     with clf.session():
         wanted = part.logits(stops[:1])
-    legs, cost, here = [], Cost(), stops[:1]
     with output.progress() as bar:
-        for toward, name in bar.track(
-            list(zip(stops[1:], names[1:], strict=True)), description="walks"
-        ):
-            found = method(clf, start=here, toward=toward[None], indices=[numbers[0]])
-            assert found.path is not None
-            points = _moving(found.path[:, 0], toward)
-            legs.append(_leg(clf, method, points, toward, name, wanted, between))
-            cost += found.cost
-            here = points[-1:]
-    return legs, cost
+        task = bar.add_task("walks", total=len(stops) - 1)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        found = chain(method, clf, stops[:, None], indices=numbers[:1], advance=advance)
+    parts = [found.path[a : b + 1, 0] for a, b in pairwise([0, *found.ends])]
+    legs = [
+        _leg(clf, method, _moving(points, toward), toward, name, wanted, between)
+        for points, toward, name in zip(parts, stops[1:], names[1:], strict=True)
+    ]
+    return legs, sum((leg.cost for leg in found.legs), Cost())
 
 
 def _moving(points: Tensor, toward: Tensor) -> Tensor:

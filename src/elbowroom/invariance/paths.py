@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -201,6 +201,7 @@ def chain(
     images: Tensor,
     *,
     indices: Sequence[int] | None = None,
+    advance: Callable[[int, int], None] | None = None,
 ) -> Chain:
     """From the first image towards the second, then the third, ..., always with its features.
 
@@ -210,6 +211,7 @@ def chain(
 
     images:  `(L, N, *shape)`: N chains of L images each; L > 1.
     indices: numbers of the chains, which seed their randomness.
+    advance: told after each leg how many there were, and how many there are.
     """
     clf = as_classifier(clf)
     if images.ndim < 3 or len(images) < 2:
@@ -234,6 +236,8 @@ def chain(
             points.append(leg.example[None] if leg.path is None else leg.path)
             ends.append(sum(map(len, points)) - 1)
             start = points[-1][-1]
+            if advance is not None:
+                advance(len(legs), len(images) - 1)
         cost = whole()
     if part is not clf:
         clf.cost += cost
