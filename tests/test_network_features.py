@@ -53,7 +53,7 @@ def test_normalisation_is_part_of_it():
     model, shape = make("mlp")
     clf = Classifier(model, mean=0.4, std=0.3)
     x = torch.rand(2, *shape, dtype=torch.float64)
-    part = features_of(clf, shape, layer="1.1")
+    part = features_of(clf, shape, layer="1")
     flat = (x.flatten(1) - 0.4) / 0.3
     assert torch.allclose(part.logits(x), model[1](flat))
 

@@ -132,11 +132,18 @@ class Classifier:
         return logits
 
     def graph(self, shape: Sequence[int]) -> Graph:
-        """The network as a graph of known operations, for samples of `shape`; traced once."""
+        """The network as a graph of known operations, for samples of `shape`; traced once.
+
+        Layers have the names of the user's model, with or without a mean and std.
+        """
         key = tuple(shape)
         if key not in self._graphs:
             with self.session():
-                self._graphs[key] = trace(self.network, key, dtype=self.dtype, device=self.device)
+                graph = trace(self.network, key, dtype=self.dtype, device=self.device)
+            normalised = isinstance(self.network, nn.Sequential) and isinstance(
+                self.network[0], Normalize
+            )
+            self._graphs[key] = graph.renamed(_own_name) if normalised else graph
         return self._graphs[key]
 
     def with_graph(self, shape: Sequence[int], graph: Graph) -> Classifier:
@@ -312,3 +319,8 @@ class Classifier:
 def as_classifier(model: Classifier | nn.Module) -> Classifier:
     """A `Classifier` as it is; a bare module with the default bounds [0, 1]."""
     return model if isinstance(model, Classifier) else Classifier(model)
+
+
+def _own_name(layer: str) -> str:
+    """Of a layer beside `Normalize`, the name in the user's model."""
+    return "normalize" if layer == "0" else layer.removeprefix("1.")

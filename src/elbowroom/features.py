@@ -38,7 +38,9 @@ def features_of(
     if layer is None and not up_to_shift:
         return clf
     graph = clf.graph(shape)
-    nodes = list(graph.nodes if layer is None else graph.nodes[: _last_of(graph, layer) + 1])
+    nodes = list(
+        graph.nodes if layer is None else graph.nodes[: find_layer(graph, layer).index + 1]
+    )
     width = math.prod(nodes[-1].shape)
     if nodes[-1].shape != (width,):
         nodes.append(_after(nodes[-1], "features", Reshape((width,)), width))
@@ -76,9 +78,17 @@ def layer_names(graph: Graph) -> list[str]:
     return list(dict.fromkeys(node.name for node in graph.nodes[1:]))
 
 
-def _last_of(graph: Graph, layer: str) -> int:
-    """The last node of a layer: a name can stand for several."""
-    found = [node.index for node in graph.nodes[1:] if node.name == layer]
+def find_layer(graph: Graph, layer: str | int) -> Node:
+    """The node with the output of a layer, by its name; or the node of a number.
+
+    A layer can be several nodes in a row, or used several times: the last of them counts. Raises
+    `ValueError` for one that is not there.
+    """
+    if isinstance(layer, int):
+        if not 0 <= layer < len(graph.nodes):
+            raise ValueError(f"there is no node {layer}; the graph has {len(graph.nodes)}")
+        return graph.nodes[layer]
+    found = [node for node in graph.nodes[1:] if node.name == layer]
     if not found:
         raise ValueError(
             f"there is no layer {layer!r}; the network's layers are {', '.join(layer_names(graph))}"

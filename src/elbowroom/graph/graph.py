@@ -56,6 +56,11 @@ class Graph:
 
         return Graph(tuple(replace(node, op=converted(node.op)) for node in self.nodes), dtype)
 
+    def renamed(self, name: Callable[[str], str]) -> Graph:
+        """The same graph, its layers called `name(...)` of what they were."""
+        nodes = tuple(replace(node, name=name(node.name)) for node in self.nodes)
+        return Graph(nodes, self.dtype)
+
     def interpret(
         self,
         table: Mapping[type[Operation], Callable[..., T]],

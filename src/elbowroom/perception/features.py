@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from elbowroom.classifier import Classifier
+from elbowroom.features import find_layer
 from elbowroom.graph import Graph
 from elbowroom.graph.evaluate import TABLE
 from elbowroom.graph.graph import Node
-from elbowroom.graph.normalize import Normalize
 from elbowroom.graph.ops import Conv, Linear, PiecewiseAffine, Smooth
 from elbowroom.norms import L2, Norm
 from elbowroom.perception.distance import VectorDistance, require_images
@@ -97,7 +97,7 @@ class FeatureDistance(VectorDistance):
             if not found:
                 raise ValueError(f"{self.clf.name} has no activations; name the layers to compare")
             return found
-        return [_node(graph, layer, self.clf.network) for layer in self.layers]
+        return [find_layer(graph, layer) for layer in self.layers]
 
     def _vectors(self, features: Tensor, layer: str | int) -> Tensor:
         """One layer's features `(N, C, ...)` as vectors `(N, D)` whose distance is wanted."""
@@ -137,26 +137,3 @@ def representation(graph: Graph) -> int:
             )
         node = graph.nodes[node.inputs[0]]
     return node.inputs[0]
-
-
-def _node(graph: Graph, layer: str | int, network: nn.Module) -> Node:
-    if isinstance(layer, int):
-        if not 0 <= layer < len(graph.nodes):
-            raise ValueError(f"there is no node {layer}; the graph has {len(graph.nodes)}")
-        return graph.nodes[layer]
-    named: list[Node] = []
-    if isinstance(network, nn.Sequential) and isinstance(network[0], Normalize):
-        # With a mean or std of its own the classifier holds the user's model as its layer 1.
-        named = [node for node in graph.nodes if node.name == f"1.{layer}"]
-    named = named or [node for node in graph.nodes if node.name == layer]
-    # One layer can be several nodes in a row; its output is the last of them.
-    ends = [node for node in named if not any(node.index in later.inputs for later in named)]
-    if not ends:
-        known = ", ".join(dict.fromkeys(node.name for node in graph.nodes))
-        raise ValueError(f"there is no layer {layer!r}; the layers are {known}")
-    if len(ends) > 1:
-        raise ValueError(
-            f"layer {layer!r} is used {len(ends)} times; choose from the nodes "
-            f"{', '.join(str(node.index) for node in ends)}"
-        )
-    return ends[0]
