@@ -209,7 +209,9 @@ def test_normalisation_can_be_per_channel_in_either():
         assert torch.allclose(clf.logits(x), model(scaled), atol=1e-6)
         traced = evaluate(clf.graph((2, 2, 2)), x)[-1]
         assert torch.allclose(traced, model(scaled), atol=1e-6)
-    with pytest.raises(ValueError, match="one for each of the 2 channels of the inputs, not 3"):
+    with pytest.raises(
+        ValueError, match=r"as many as the inputs have channels \(2\), not 3 numbers"
+    ):
         Classifier(model, mean=[0.1, 0.2, 0.3]).validate(x)
 
 

@@ -100,7 +100,9 @@ def _nearer_line(done: Done, rate: float) -> list[tuple[str, str]]:
     if done.between is None:
         return []
     apart = number(median_interval(done.between).median)
-    return [("nearer", f"{percent(rate)} than the start itself, which is {apart} L2 away (median)")]
+    return [
+        ("nearer", f"{percent(rate)} are nearer than the start, which is {apart} L2 away (median)")
+    ]
 
 
 def _miss(done: Done, place: int) -> dict[str, Any]:

@@ -20,8 +20,8 @@ class Normalize(nn.Module):
         for values in (self.mean, self.std):
             if values.numel() not in (1, x.shape[1]):
                 raise ValueError(
-                    f"mean and std must be one number or one for each of the {x.shape[1]} channels "
-                    f"of the inputs, not {values.numel()} numbers"
+                    "mean and std must be one number, or as many as the inputs have channels "
+                    f"({x.shape[1]}), not {values.numel()} numbers"
                 )
         return (x - per_channel(self.mean, x.ndim)) / per_channel(self.std, x.ndim)
 
