@@ -54,17 +54,16 @@ def features_of(
     return _part(clf, shape, Graph(tuple(nodes), graph.dtype), name)
 
 
-def in_float64(clf: Classifier, shape: Sequence[int]) -> Classifier:
-    """The same classifier, or part of one, in float64, for samples of `shape`.
+def in_precision(clf: Classifier, shape: Sequence[int], dtype: torch.dtype) -> Classifier:
+    """The same classifier, or part of one, in `dtype`, for samples of `shape`.
 
     Its passes count on its own `cost`, unless it is `clf` itself.
     """
-    if clf.dtype == torch.float64:
+    if clf.dtype == dtype:
         return clf
     if isinstance(clf.network, _Part):
-        return _part(clf, shape, clf.network.graph.to(torch.float64), clf.name)
-    bounds = clf.lower, clf.upper
-    return Classifier(clf.network, bounds=bounds, dtype=torch.float64, name=clf.name)
+        return _part(clf, shape, clf.network.graph.to(dtype), clf.name)
+    return Classifier(clf.network, bounds=(clf.lower, clf.upper), dtype=dtype, name=clf.name)
 
 
 def _part(clf: Classifier, shape: Sequence[int], graph: Graph, name: str) -> Classifier:

@@ -319,6 +319,35 @@ def test_without_a_box_random_points_are_near_the_input_and_there_are_no_final_r
     assert (result.distance < L2.length(start - toward)).all()
 
 
+class Fixed(nn.Module):
+    """Works in float64 only: its weights are no parameters, so that they cannot be converted."""
+
+    def __init__(self, broken: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.first = torch.randn(20, 8, dtype=torch.float64, generator=generator)
+        self.last = torch.randn(8, 3, dtype=torch.float64, generator=generator)
+        self.broken = broken
+
+    def forward(self, x):
+        if x.dtype == torch.float32 and self.broken == "infinite":
+            return torch.full((len(x), 3), torch.inf) + x.sum(dim=1, keepdim=True)
+        first, last = self.first, self.last
+        if self.broken == "infinite":
+            first, last = first.to(x), last.to(x)
+        return torch.relu(x @ first) @ last
+
+
+@pytest.mark.parametrize("broken", ["raises", "infinite"])
+def test_a_network_that_is_of_no_use_in_float32(broken):
+    clf = Classifier(Fixed(broken), dtype=torch.float64)
+    x = torch.rand(4, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    start, toward = x.split(2)
+    found = PreimageDescent(tolerance=1e-20, block=2)(clf, start=start, toward=toward)
+    assert found.nearer.all()
+    assert (clf.logits(found.example) - clf.logits(start)).square().mean(dim=1).max() <= 1e-20
+
+
 def test_in_float32_the_logits_agree_to_a_billionth():
     model, shape = make("resnet")
     clf = Classifier(model.float())

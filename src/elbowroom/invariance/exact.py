@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
-from elbowroom.features import in_float64
+from elbowroom.features import in_precision
 from elbowroom.goals import SameLogits
 from elbowroom.graph import Graph, Node
 from elbowroom.graph.ops import ChannelAffine
@@ -76,7 +76,7 @@ class ExactInversion:
                 )
         with clf.metered() as spent, torch.no_grad():
             graph = clf.graph(toward.shape[1:]).to(torch.float64)
-            exact = in_float64(clf, toward.shape[1:])
+            exact = in_precision(clf, toward.shape[1:], torch.float64)
             if start is not None:
                 start = clf.validate(start)[0].double()
                 wanted = exact.logits(start)

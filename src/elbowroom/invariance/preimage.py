@@ -61,6 +61,11 @@ class Preimage:
         assert isinstance(goal, SameLogits)
         return Preimage(self.clf, goal, self.width[rows])
 
+    def of(self, clf: Classifier) -> Preimage:
+        """The same preimages under `clf`, the same classifier in another precision."""
+        goal = SameLogits(self.goal.logits.to(clf.dtype), self.goal.tolerance.to(clf.dtype))
+        return Preimage(clf, goal, self.width.to(clf.dtype))
+
     def jacobian(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(N, K)` and all their gradients `(N, K, d)`, float64, at `y` `(N, *shape)`."""
         count = self.goal.logits.shape[1]

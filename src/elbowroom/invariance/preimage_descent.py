@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.classifier import Classifier
-from elbowroom.features import in_float64
+from elbowroom.features import in_precision
 from elbowroom.goals import SameLogits
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance.adam import AdamOnLogits
@@ -56,14 +56,14 @@ class PreimageDescent(Inversion):
 
     The problem is the Invariance thesis's (3.1); its attack needs some 400 linear regions of 1,000
     solver steps and keeps the logits to about 1e-7. Here, from each start: *approach* by sequential
-    quadratic programming with smoothed gradients, to a point near the preimage; *retract* it onto
-    the preimage by Newton's method of least distance, which is exact on a piecewise affine network
-    up to rounding; *walk* on the preimage, each step retracted, while that gets nearer. The nearest
-    of all is the answer. Networks that are not piecewise affine are treated alike; there Newton's
-    method may fail, and `success` tells.
+    quadratic programming with smoothed gradients, in float32, to a point near the preimage;
+    *retract* it onto the preimage by Newton's method of least distance, which is exact on a
+    piecewise affine network up to rounding; *walk* on the preimage, each step retracted, while that
+    gets nearer. The nearest of all is the answer. Networks that are not piecewise affine are
+    treated alike; there Newton's method may fail, and `success` tells.
 
-    With `begin=("toward",), steps=20, memory=0.7, walk_steps=0` it takes a seventh of the passes,
-    and ends some 4 % farther on MNIST.
+    With `begin=("toward",), steps=20, memory=0.7, walk_steps=0` it takes a tenth of the passes,
+    and ends some 4 to 14 % farther on MNIST.
 
     Inputs of few features have many points that are nearest among their neighbours only, and a
     search costs little. There, more searches begin (`SEARCHES`), and the end is a walk through
@@ -92,7 +92,7 @@ class PreimageDescent(Inversion):
     restarts: int | None = None
     scattered: int | None = None
     final_regions: int | None = None
-    steps: int = 60
+    steps: int = 120
     smoothing: float = 0.3
     memory: float = 0.8
     walk_steps: int = 10
@@ -115,15 +115,22 @@ class PreimageDescent(Inversion):
         count = problem.goal.logits.shape[1] * problem.toward[0].numel()
         size = min(self.block, max(1, JACOBIAN_VALUES // count))
         examples, paths = [], []
-        for rows, real in blocks(len(problem), size, problem.toward.device):
-            found = self._descend(problem.take(rows), max(1, AT_ONCE // (size * count)))
-            examples.append(found.example[:real])
-            if found.path is not None:
-                paths.append(found.path[:, :real])
+        rough = _rough(problem)
+        with rough.session():
+            for rows, real in blocks(len(problem), size, problem.toward.device):
+                found = self._descend(problem.take(rows), rough, max(1, AT_ONCE // (size * count)))
+                examples.append(found.example[:real])
+                if found.path is not None:
+                    paths.append(found.path[:, :real])
+        if rough is not problem.clf:
+            problem.clf.cost += rough.cost
         return Found(torch.cat(examples), torch.cat(paths, dim=1) if paths else None)
 
-    def _descend(self, problem: Problem, at_once: int) -> Found:
-        """The samples of one block, `at_once` searches of each at a time."""
+    def _descend(self, problem: Problem, rough: Classifier, at_once: int) -> Found:
+        """The samples of one block, `at_once` searches of each at a time.
+
+        rough: the classifier that approaches are made with.
+        """
         clf, toward = problem.clf, problem.toward
         preimage = Preimage.exact(clf, problem.goal, problem.width)
         best = Best(toward, L2)
@@ -136,7 +143,7 @@ class PreimageDescent(Inversion):
             numbers = range(number, min(number + at_once, approaches))
             part, x, rng = _searches(preimage, problem, numbers)
             y = torch.cat([begins[number % len(begins)] for number in numbers])
-            _offer_all(best, preimage, self._approach(part, x, y, rng))
+            _offer_all(best, preimage, self._approach(part, part.of(rough), x, y, rng))
         for number in range(approaches, approaches + scattered, at_once):
             numbers = range(number, min(number + at_once, approaches + scattered))
             part, x, rng = _searches(preimage, problem, numbers)
@@ -178,12 +185,17 @@ class PreimageDescent(Inversion):
                 begins.append(problem.start)
         return begins or [problem.toward]
 
-    def _approach(self, preimage: Preimage, x: Tensor, y: Tensor, rng: SampleRng) -> Tensor:
+    def _approach(
+        self, preimage: Preimage, rough: Preimage, x: Tensor, y: Tensor, rng: SampleRng
+    ) -> Tensor:
         """From `y` to a point on the preimage near `x`, or near the preimage where that fails."""
         noise = (self.smoothing, self.smoothing * LAST_NOISE)
-        y = preimage.approach(
-            x, y, rng, steps=self.steps, shares=SHARES, noise=noise, memory=self.memory
-        )
+        z = rough.approach(
+            x.to(rough.width), y.to(rough.width), rng,
+            steps=self.steps, shares=SHARES, noise=noise, memory=self.memory,
+        )  # fmt: skip
+        z = preimage.clf.clamp(z.to(y))
+        y = torch.where(per_sample(z.flatten(1).isfinite().all(dim=1), y), z, y)
         y, features, _ = preimage.retract(y, NEWTON)
         off = (~preimage.goal.met(features)).nonzero().squeeze(1)
         for some, real in blocks(len(off), preimage.retracted, y.device):
@@ -239,6 +251,20 @@ class PreimageDescent(Inversion):
         return points
 
 
+def _rough(problem: Problem) -> Classifier:
+    """The classifier in float32, in which an approach takes half the time and ends as near.
+
+    In its own precision where it works in no other.
+    """
+    clf, toward = problem.clf, problem.toward
+    try:
+        rough = in_precision(clf, toward.shape[1:], torch.float32)
+        rough.logits(toward[:1].to(rough.lower))
+    except (RuntimeError, TypeError):
+        return clf
+    return rough
+
+
 def _searches(
     preimage: Preimage, problem: Problem, numbers: range
 ) -> tuple[Preimage, Tensor, SampleRng]:
@@ -273,7 +299,7 @@ def _solve_regions(preimage: Preimage, problem: Problem, y: Tensor, regions: int
     clf = problem.clf
     if not clf.bounded:
         return y
-    precise = in_float64(clf, y.shape[1:])
+    precise = in_precision(clf, y.shape[1:], torch.float64)
     y = y.double()
     with precise.session():
         goal = SameLogits(precise.logits(y), torch.full_like(y.flatten(1)[:, 0], NEARLY))
