@@ -1,7 +1,7 @@
 """The Invariance thesis's comparisons of attacks and of networks, on MNIST.
 
     python benchmarks/thesis.py ablation [--models kw_mnist madry-plain] [--pairs 5]
-    python benchmarks/thesis.py attacks [--models kw_mnist WK17a]
+    python benchmarks/thesis.py attacks [--models kw_mnist WK17a] [--methods ...]
     python benchmarks/thesis.py training [--models madry-plain madry-l2 madry-linf]
 
 ablation: the 12 configurations of the linear-region attack of Table 4.2 (Fig. 4.9), with --regions
@@ -202,6 +202,7 @@ def main() -> None:
     )
     parser.add_argument("what", choices=["ablation", "attacks", "training"])
     parser.add_argument("--models", nargs="+")
+    parser.add_argument("--methods", nargs="+", help=f"of attacks: {', '.join(ATTACKS)}")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--regions", type=int, default=200, help="of the ablation")
     parser.add_argument("--steps", type=int, default=1000, help="of its solver")
@@ -225,7 +226,8 @@ def main() -> None:
             "attacks": ["kw_mnist", "WK17a"],
             "training": ["madry-plain", "madry-l2", "madry-linf"],
         }
-        names = ATTACKS if options.what == "attacks" else ("preimage-descent", "lra-toward")
+        usual = ATTACKS if options.what == "attacks" else ("preimage-descent", "lra-toward")
+        names = options.methods or usual
         models = options.models or every[options.what]
         for model in models:
             for name in names:
