@@ -26,6 +26,7 @@ from elbowroom.graph.ops import (
     Conv,
     Linear,
     LocalResponseNorm,
+    LpPool,
     MaxPool,
     Operation,
     PiecewiseAffine,
@@ -115,13 +116,39 @@ def _per_channel(scale: Tensor, shape: tuple[int, ...]) -> bool:
     return scale.numel() == 1 or tuple(scale.shape) == (shape[0], *[1] * (len(shape) - 1))
 
 
-def pool_overlap(op: MaxPool) -> int:
-    """The number of windows of a max pool that one input can belong to (rho)."""
+def pool_overlap(op: MaxPool | LpPool) -> int:
+    """The number of windows of a pooling that one input can belong to (rho)."""
+    dilations = op.dilation if isinstance(op, MaxPool) else (1,) * len(op.kernel)
     counts = [
         min(kernel, -(-((kernel - 1) * dilation + 1) // stride))
-        for kernel, stride, dilation in zip(op.kernel, op.stride, op.dilation, strict=True)
+        for kernel, stride, dilation in zip(op.kernel, op.stride, dilations, strict=True)
     ]
     return math.prod(counts)
+
+
+def lp_pool_norm(op: LpPool, shape: tuple[int, ...], norm: Norm) -> float:
+    """A Lipschitz constant of Lp pooling for p >= 1, by Minkowski's inequality.
+
+    With k inputs in a window and m of them inside the sample, a window is `(k/m)^(1/p)` times an
+    Lp norm of m numbers. Raises `UnsupportedOperationError` for p < 1.
+    """
+    p, whole = op.p, math.prod(op.kernel)
+    if p < 1:
+        raise UnsupportedOperationError(
+            f"Lp pooling with p={p:g} < 1 has no Lipschitz constant: it is infinitely steep where "
+            "inputs are 0"
+        )
+    inside = 1
+    spatial = zip(shape[-len(op.kernel) :], op.kernel, op.stride, strict=True)
+    for size, kernel, stride in spatial:
+        rest = -(size - kernel) % stride if op.ceil_mode else 0
+        inside *= kernel - rest if rest < kernel else kernel  # the last window may be partial
+    windows = pool_overlap(op)
+    # The largest Lp norm of m numbers whose `norm` is 1, times the scale.
+    widest = {L1: 0.0, L2: max(0.0, 1 / p - 1 / 2), Linf: 1 / p}[norm]
+    steepest = math.pow(whole / inside, 1 / p) * math.pow(inside, widest)
+    together = {L1: float(windows), L2: math.sqrt(windows), Linf: 1.0}[norm]
+    return steepest * together * SAFETY
 
 
 def average_sums(op: AvgPool, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -159,6 +186,8 @@ def node_factor(node: Node, shape: tuple[int, ...], norm: Norm) -> float:
         return {L1: float(overlap), L2: math.sqrt(overlap), Linf: 1.0}[norm]
     if isinstance(op, AvgPool):
         return pool_norm(op, shape, norm)
+    if isinstance(op, LpPool):
+        return lp_pool_norm(op, shape, norm)
     if isinstance(op, PiecewiseAffine):
         return float(op.slopes.abs().max())
     if isinstance(op, Smooth):
@@ -201,6 +230,7 @@ def gains(graph: Graph, norm: Norm) -> list[Gain]:
         Reshape: reshape,
         AvgPool: simple,
         MaxPool: simple,
+        LpPool: simple,
         PiecewiseAffine: simple,
         Smooth: simple,
         LocalResponseNorm: simple,

@@ -4,8 +4,8 @@ The classifier that a user runs is computed in floating point; a certificate abo
 says nothing about it unless the rounding of every layer is bounded. Sums of n products are off
 by at most `gamma(n)` times the sum of the absolute products, in any order of summation (Higham,
 Accuracy and Stability of Numerical Algorithms, section 3.1). The error of a layer is carried to
-the logits by the Lipschitz constant of the layers behind it. Outside of this model are underflow
-and convolutions by Winograd's or Fourier's transform, which GPU libraries may choose in float32;
+the logits by the Lipschitz constant of the layers behind it. Outside of this model are overflow,
+underflow (but for that of powers) and convolutions by Winograd's or Fourier's transform, which GPU libraries may choose in float32;
 PyTorch's CPU convolutions are direct sums.
 """
 
@@ -38,6 +38,7 @@ from elbowroom.graph.ops import (
     Input,
     Linear,
     LocalResponseNorm,
+    LpPool,
     MaxPool,
     PiecewiseAffine,
     Reshape,
@@ -146,6 +147,11 @@ def _layer_error(node: Node, shape: tuple[int, ...], dtype: torch.dtype) -> Laye
         size = math.sqrt(math.prod(average_sums(op, shape)))
         return LayerError(lambda n, x: g * evaluate.avg_pool(n, x.abs()), g * size, size)
     slope = node_factor(node, shape, L2)
+    if isinstance(op, LpPool):
+        g = gamma(math.prod(op.kernel) + 2 * ELEMENTWISE, dtype)
+        # Powers of small numbers underflow: |(s + e)^(1/p) - s^(1/p)| <= e^(1/p).
+        lost = math.pow(2 * math.prod(op.kernel) * torch.finfo(dtype).tiny, 1 / op.p)
+        return LayerError(lambda n, x: g * evaluate.lp_pool(n, x.abs()) + lost, g * slope, slope)
     if isinstance(op, PiecewiseAffine):
         if bool(((op.slopes == 0) | (op.slopes.abs() == 1)).all()):
             return LayerError(None, 0.0, slope)  # comparisons and copies do not round

@@ -72,38 +72,46 @@ def prelu(b: Builder, x: Ref, weight: Tensor) -> Ref:
 
 
 def _smooth(
-    b: Builder, x: Ref, name: str, function: Function, lipschitz: float, deviation: float = 0.0
+    b: Builder,
+    x: Ref,
+    name: str,
+    function: Function,
+    lipschitz: float,
+    curvature: float,
+    deviation: float = 0.0,
 ) -> Ref:
     at_zero = float(function(torch.zeros((), dtype=torch.float64)).abs())
-    return b.add(ops.Smooth(name, function, lipschitz, at_zero, deviation), x)
+    return b.add(ops.Smooth(name, function, lipschitz, curvature, at_zero, deviation), x)
 
 
 def tanh(b: Builder, x: Ref) -> Ref:
-    return _smooth(b, x, "tanh", torch.tanh, 1.0)
+    return _smooth(b, x, "tanh", torch.tanh, 1.0, 4 / (3 * math.sqrt(3)))
 
 
 def sigmoid(b: Builder, x: Ref) -> Ref:
-    return _smooth(b, x, "sigmoid", torch.sigmoid, 0.25)
+    return _smooth(b, x, "sigmoid", torch.sigmoid, 0.25, 1 / (6 * math.sqrt(3)))
 
 
 def silu(b: Builder, x: Ref, inplace: bool = False) -> Ref:
-    return _smooth(b, x, "silu", F.silu, 1.0999)  # |silu'| <= 1.09984
+    return _smooth(b, x, "silu", F.silu, 1.0999, 0.5)  # |silu'| <= 1.09984
 
 
 def gelu(b: Builder, x: Ref, approximate: str = "none") -> Ref:
-    # |gelu'| <= 1.12891, of the tanh form 1.12924.
-    return _smooth(b, x, "gelu", partial(F.gelu, approximate=approximate), 1.1293)
+    # |gelu'| <= 1.12891, of the tanh form 1.12924; both are most curved at 0.
+    function = partial(F.gelu, approximate=approximate)
+    return _smooth(b, x, "gelu", function, 1.1293, math.sqrt(2 / math.pi))
 
 
 def elu(b: Builder, x: Ref, alpha: float = 1.0, inplace: bool = False) -> Ref:
-    return _smooth(b, x, "elu", partial(F.elu, alpha=alpha), max(1.0, abs(alpha)))
+    curvature = 1.0 if alpha == 1 else math.inf  # else its slope jumps at 0
+    return _smooth(b, x, "elu", partial(F.elu, alpha=alpha), max(1.0, abs(alpha)), curvature)
 
 
 def softplus(b: Builder, x: Ref, beta: float = 1.0, threshold: float = 20.0) -> Ref:
     # PyTorch jumps to the identity at beta x = threshold.
     jump = math.log1p(math.exp(-threshold)) / beta
     function = partial(F.softplus, beta=beta, threshold=threshold)
-    return _smooth(b, x, "softplus", function, 1.0, jump)
+    return _smooth(b, x, "softplus", function, 1.0, beta / 4, jump)
 
 
 def dropout(

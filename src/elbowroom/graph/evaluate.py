@@ -18,6 +18,7 @@ from elbowroom.graph.ops import (
     Conv,
     Linear,
     LocalResponseNorm,
+    LpPool,
     MaxPool,
     Operation,
     PiecewiseAffine,
@@ -31,6 +32,7 @@ Table = Mapping[type[Operation], Callable[..., Any]]
 CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d}
 AVG_POOL: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d}
 MAX_POOL: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d}
+LP_POOL: dict[int, Callable[..., Tensor]] = {1: F.lp_pool1d, 2: F.lp_pool2d}
 
 
 def linear(node: Node, x: Tensor) -> Tensor:
@@ -81,6 +83,13 @@ def max_pool_with_indices(node: Node, x: Tensor) -> tuple[Tensor, Tensor]:
     return values, indices
 
 
+def lp_pool(node: Node, x: Tensor) -> Tensor:
+    op = cast(LpPool, node.op)
+    one = len(op.kernel) == 1  # lp_pool1d takes plain numbers
+    kernel, stride = (op.kernel[0], op.stride[0]) if one else (op.kernel, op.stride)
+    return LP_POOL[len(op.kernel)](x, op.p, kernel, stride, op.ceil_mode)
+
+
 def pieces_of(op: PiecewiseAffine, z: Tensor) -> Tensor:
     """The piece each unit of `z` is on, as uint8."""
     return torch.bucketize(z.contiguous(), op.breaks).to(torch.uint8)
@@ -123,6 +132,7 @@ LINEAR_TABLE: Table = {
 TABLE: Table = {
     **LINEAR_TABLE,
     MaxPool: max_pool,
+    LpPool: lp_pool,
     PiecewiseAffine: piecewise_affine,
     Smooth: smooth,
     LocalResponseNorm: local_response_norm,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from elbowroom.graph import ops
+from elbowroom.graph import activations, ops
 from elbowroom.graph.arithmetic import affine
 from elbowroom.graph.builder import Builder, Ref
 from elbowroom.graph.graph import UnsupportedOperationError
+from elbowroom.graph.signs import cannot_be_negative
 
 
 def _sizes(value: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
@@ -141,6 +143,31 @@ def avg_pool_module(b: Builder, m: Any, x: Ref) -> Ref:
     return avg_pool(
         b, x, m.kernel_size, m.stride, m.padding, m.ceil_mode, m.count_include_pad, divisor
     )
+
+
+def lp_pool(
+    b: Builder,
+    x: Ref,
+    norm_type: float,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] | None = None,
+    ceil_mode: bool = False,
+) -> Ref:
+    dims = len(b.shape(x)) - 2
+    kernel, p = _sizes(kernel_size, dims), float(norm_type)
+    stride = _sizes(stride or kernel, dims)
+    if p == math.inf:
+        return max_pool(b, activations.absolute(b, x), kernel, stride, ceil_mode=ceil_mode)
+    if p == 1:  # PyTorch's sum has signs
+        return affine(b, avg_pool(b, x, kernel, stride, 0, ceil_mode), math.prod(kernel), 0.0)
+    if not p > 0:
+        raise UnsupportedOperationError(f"Lp pooling with p={p:g}; p must be positive")
+    if p % 2 and not cannot_be_negative(b.nodes, x.index):
+        raise UnsupportedOperationError(
+            f"Lp pooling with p={p:g} of inputs that can be negative, whose powers can have a sum "
+            "without a root; put an activation such as ReLU before it, or take an even p"
+        )
+    return b.add(ops.LpPool(p, kernel, stride, ceil_mode), x)
 
 
 def adaptive_avg_pool(b: Builder, x: Ref, output_size: Any) -> Ref:

@@ -104,6 +104,20 @@ class MaxPool(Operation):
 
 
 @dataclass(frozen=True, eq=False)
+class LpPool(Operation):
+    """One- or two-dimensional Lp pooling: `(sum of x^p over a window)^(1/p)`, without padding.
+
+    The tracer lets it pass only where that is a real number: p > 0, and even where inputs can be
+    negative. PyTorch scales the sum of a partial window up to that of a whole one.
+    """
+
+    p: float
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    ceil_mode: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class PiecewiseAffine(Operation):
     """A continuous piecewise affine activation.
 
@@ -122,13 +136,15 @@ class PiecewiseAffine(Operation):
 class Smooth(Operation):
     """A smooth elementwise activation: tanh, sigmoid, softplus, ...
 
-    lipschitz: bound on its slope. at_zero: `|function(0)|`.
+    lipschitz: bound on its slope. curvature: on its second derivative; infinite with a kink.
+    at_zero:   `|function(0)|`.
     deviation: by how much PyTorch's formula may differ from the smooth function.
     """
 
     name: str
     function: Callable[[Tensor], Tensor]
     lipschitz: float
+    curvature: float
     at_zero: float
     deviation: float
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
-from elbowroom.graph.ops import LocalResponseNorm, MaxPool, PiecewiseAffine, Smooth
+from elbowroom.graph.ops import LocalResponseNorm, LpPool, MaxPool, PiecewiseAffine, Smooth
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def pattern(graph: Graph, x: Tensor) -> Pattern:
 def require_piecewise_affine(graph: Graph) -> None:
     """Raise `UnsupportedOperationError` naming the first layer that is not piecewise affine."""
     for node in graph.nodes:
-        if isinstance(node.op, Smooth | LocalResponseNorm):
+        if isinstance(node.op, Smooth | LocalResponseNorm | LpPool):
             raise UnsupportedOperationError(
                 f"layer {node.name!r} ({node.op.kind}) is not piecewise affine: the "
                 "network has no linear regions"
