@@ -12,7 +12,7 @@ from elbowroom import L1, L2, Classifier, Linf, models
 from elbowroom.attacks import DDN, FGS, FGV, PGD, CarliniWagner, DeepFool
 from elbowroom.certificates import GlobalLipschitz
 from elbowroom.certificates.gain import gains, tails
-from elbowroom.certificates.lipschitz import _constants
+from elbowroom.certificates.margins import constants
 from elbowroom.certificates.rounding import rounding
 from elbowroom.graph import UnsupportedOperationError, trace
 from elbowroom.graph.evaluate import evaluate
@@ -124,7 +124,7 @@ def test_rounding_of_a_network_in_single_precision():
     model = randomise_statistics(models.build("fonts-cnn"))
     clf = Classifier(model)
     graph = clf.graph((1, 28, 28))
-    known = _constants(graph, L2)
+    known = constants(graph, L2)
     x = torch.rand(64, 1, 28, 28, generator=torch.Generator().manual_seed(1))
     values = evaluate(known.exact, x.double())
     bound = rounding(known.exact, values, known.l2_gains, known.tails, known.errors)

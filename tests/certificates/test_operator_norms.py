@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from elbowroom import L1, L2, Linf
 from elbowroom.certificates import operator_norms
-from elbowroom.certificates.gain import pool_norm, pool_overlap, response_norm
+from elbowroom.certificates.gain import response_norm
 from elbowroom.certificates.operator_norms import conv_norm, dense_norm
+from elbowroom.certificates.pooling import pool_norm, pool_overlap
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Node
 from elbowroom.graph.ops import AvgPool, Conv, LocalResponseNorm, MaxPool

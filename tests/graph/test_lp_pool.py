@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from elbowroom import L1, L2, Linf
-from elbowroom.certificates.gain import gains, lp_pool_norm
+from elbowroom.certificates.gain import gains
+from elbowroom.certificates.pooling import lp_pool_norm
 from elbowroom.certificates.rounding import layer_errors
 from elbowroom.graph import UnsupportedOperationError, pattern, trace
 from elbowroom.graph.evaluate import evaluate

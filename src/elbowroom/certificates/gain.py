@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from elbowroom.certificates.operator_norms import SAFETY, conv_norm, dense_norm
-from elbowroom.graph.evaluate import AVG_POOL
+from elbowroom.certificates.pooling import lp_pool_norm, pool_norm, pool_overlap
 from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
 from elbowroom.graph.ops import (
     Add,
@@ -46,31 +46,36 @@ class Pending:
 
 @dataclass(frozen=True)
 class Gain:
-    """The node is `pending` after a map with Lipschitz constant `constant`."""
+    """The node is `pending` after the node `base`, which has the Lipschitz constant `constant`.
+
+    Without a pending layer it is the node `base` itself.
+    """
 
     norm: Norm
     constant: float
+    base: int
     pending: Pending | None = None
 
     def settled(self) -> float:
         """The Lipschitz constant with the pending layer included."""
-        return self.constant * self._pending_norm
+        return self.constant * self.pending_norm
 
     @cached_property
-    def _pending_norm(self) -> float:
+    def pending_norm(self) -> float:
+        """An upper bound on the operator norm of the pending layer; 1 without one."""
         if self.pending is None:
             return 1.0
         return layer_norm(self.pending.op, self.pending.shape, self.norm)
 
-    def then(self, factor: float) -> Gain:
-        """After a layer with Lipschitz constant `factor`."""
-        return Gain(self.norm, self.settled() * factor)
+    def then(self, node: Node, factor: float) -> Gain:
+        """After `node`, a layer with Lipschitz constant `factor`."""
+        return Gain(self.norm, self.settled() * factor, node.index)
 
-    def before(self, op: Linear | Conv | ChannelAffine, shape: tuple[int, ...]) -> Gain:
-        """With a linear layer put on top, joined with the pending one where they fit."""
-        joined = None if self.pending is None else _joined(self.pending, Pending(op, shape))
+    def before(self, node: Node, layer: Pending) -> Gain:
+        """With the linear layer of `node` on top, joined with the pending one where they fit."""
+        joined = None if self.pending is None else _joined(self.pending, layer)
         if joined is None:
-            return Gain(self.norm, self.settled(), Pending(op, shape))
+            return Gain(self.norm, self.settled(), node.inputs[0], layer)
         return replace(self, pending=joined)
 
 
@@ -116,57 +121,6 @@ def _per_channel(scale: Tensor, shape: tuple[int, ...]) -> bool:
     return scale.numel() == 1 or tuple(scale.shape) == (shape[0], *[1] * (len(shape) - 1))
 
 
-def pool_overlap(op: MaxPool | LpPool) -> int:
-    """The number of windows of a pooling that one input can belong to (rho)."""
-    dilations = op.dilation if isinstance(op, MaxPool) else (1,) * len(op.kernel)
-    counts = [
-        min(kernel, -(-((kernel - 1) * dilation + 1) // stride))
-        for kernel, stride, dilation in zip(op.kernel, op.stride, dilations, strict=True)
-    ]
-    return math.prod(counts)
-
-
-def lp_pool_norm(op: LpPool, shape: tuple[int, ...], norm: Norm) -> float:
-    """A Lipschitz constant of Lp pooling for p >= 1, by Minkowski's inequality.
-
-    With k inputs in a window and m of them inside the sample, a window is `(k/m)^(1/p)` times an
-    Lp norm of m numbers. Raises `UnsupportedOperationError` for p < 1.
-    """
-    p, whole = op.p, math.prod(op.kernel)
-    if p < 1:
-        raise UnsupportedOperationError(
-            f"Lp pooling with p={p:g} < 1 has no Lipschitz constant: it is infinitely steep where "
-            "inputs are 0"
-        )
-    inside = 1
-    spatial = zip(shape[-len(op.kernel) :], op.kernel, op.stride, strict=True)
-    for size, kernel, stride in spatial:
-        rest = -(size - kernel) % stride if op.ceil_mode else 0
-        inside *= kernel - rest if rest < kernel else kernel  # the last window may be partial
-    windows = pool_overlap(op)
-    # The largest Lp norm of m numbers whose `norm` is 1, times the scale.
-    widest = {L1: 0.0, L2: max(0.0, 1 / p - 1 / 2), Linf: 1 / p}[norm]
-    steepest = math.pow(whole / inside, 1 / p) * math.pow(inside, widest)
-    together = {L1: float(windows), L2: math.sqrt(windows), Linf: 1.0}[norm]
-    return steepest * together * SAFETY
-
-
-def average_sums(op: AvgPool, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Largest column and row sum of the pooling's matrix, padding and partial windows included."""
-    ones = torch.ones(1, *shape, dtype=torch.float64, requires_grad=True)
-    apply = AVG_POOL[len(op.kernel)]
-    with torch.enable_grad():
-        rows = apply(ones, op.kernel, op.stride, op.padding, op.ceil_mode, op.count_include_pad)
-        (columns,) = torch.autograd.grad(rows.sum(), ones)
-    return float(columns.max()), float(rows.detach().max())
-
-
-def pool_norm(op: AvgPool, shape: tuple[int, ...], norm: Norm) -> float:
-    """An upper bound on average pooling's operator norm; exact for L1 and Linf."""
-    columns, rows = average_sums(op, shape)
-    return {L1: columns, L2: math.sqrt(columns * rows), Linf: rows}[norm] * SAFETY
-
-
 def response_norm(op: LocalResponseNorm) -> float:
     """An upper bound on the L2 slope of local response normalisation, for beta <= 1."""
     n, beta = op.size, op.beta
@@ -186,14 +140,17 @@ def node_factor(node: Node, shape: tuple[int, ...], norm: Norm) -> float:
         return {L1: float(overlap), L2: math.sqrt(overlap), Linf: 1.0}[norm]
     if isinstance(op, AvgPool):
         return pool_norm(op, shape, norm)
-    if isinstance(op, LpPool):
-        return lp_pool_norm(op, shape, norm)
     if isinstance(op, PiecewiseAffine):
         return float(op.slopes.abs().max())
     if isinstance(op, Smooth):
         return op.lipschitz
-    if isinstance(op, LocalResponseNorm) and norm == L2:
-        return response_norm(op)
+    try:
+        if isinstance(op, LpPool):
+            return lp_pool_norm(op, shape, norm)
+        if isinstance(op, LocalResponseNorm) and norm == L2:
+            return response_norm(op)
+    except UnsupportedOperationError as error:
+        raise UnsupportedOperationError(f"layer {node.name!r}: {error}") from None
     raise UnsupportedOperationError(
         f"layer {node.name!r} ({type(op).__name__}) has no Lipschitz bound in {norm}"
     )
@@ -204,22 +161,23 @@ def gains(graph: Graph, norm: Norm) -> list[Gain]:
     shape_of = [node.shape for node in graph.nodes]
 
     def linear_layer(node: Node, x: Gain) -> Gain:
-        return x.before(cast(Linear | Conv | ChannelAffine, node.op), shape_of[node.inputs[0]])
+        op = cast(Linear | Conv | ChannelAffine, node.op)
+        return x.before(node, Pending(op, shape_of[node.inputs[0]]))
 
-    def add(_: Node, a: Gain, b: Gain) -> Gain:
-        return Gain(norm, a.settled() + b.settled())
+    def add(node: Node, a: Gain, b: Gain) -> Gain:
+        return Gain(norm, a.settled() + b.settled(), node.index)
 
-    def concat(_: Node, *xs: Gain) -> Gain:
+    def concat(node: Node, *xs: Gain) -> Gain:
         parts = torch.tensor([[x.settled() for x in xs]], dtype=torch.float64)
-        return Gain(norm, float(norm.length(parts)))
+        return Gain(norm, float(norm.length(parts)), node.index)
 
-    def reshape(_: Node, x: Gain) -> Gain:
+    def reshape(node: Node, x: Gain) -> Gain:
         # Norms do not see the shape; a pending scale may still join a linear layer behind it.
         keeps = x.pending is not None and isinstance(x.pending.op, ChannelAffine)
-        return x if keeps else x.then(1.0)
+        return x if keeps else x.then(node, 1.0)
 
     def simple(node: Node, x: Gain) -> Gain:
-        return x.then(node_factor(node, shape_of[node.inputs[0]], norm))
+        return x.then(node, node_factor(node, shape_of[node.inputs[0]], norm))
 
     table: dict[type[Operation], Callable[..., Gain]] = {
         Linear: linear_layer,
@@ -235,7 +193,7 @@ def gains(graph: Graph, norm: Norm) -> list[Gain]:
         Smooth: simple,
         LocalResponseNorm: simple,
     }
-    return graph.interpret(table, Gain(norm, 1.0), "Lipschitz bound")
+    return graph.interpret(table, Gain(norm, 1.0, 0), "Lipschitz bound")
 
 
 def tails(graph: Graph) -> list[float]:

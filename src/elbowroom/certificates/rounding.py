@@ -5,8 +5,8 @@ says nothing about it unless the rounding of every layer is bounded. Sums of n p
 by at most `gamma(n)` times the sum of the absolute products, in any order of summation (Higham,
 Accuracy and Stability of Numerical Algorithms, section 3.1). The error of a layer is carried to
 the logits by the Lipschitz constant of the layers behind it. Outside of this model are overflow,
-underflow (but for that of powers) and convolutions by Winograd's or Fourier's transform, which GPU libraries may choose in float32;
-PyTorch's CPU convolutions are direct sums.
+underflow (but for that of powers) and convolutions by Winograd's or Fourier's transform, which GPU
+libraries may choose in float32; PyTorch's CPU convolutions are direct sums.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from elbowroom.certificates.gain import (
-    Gain,
-    average_sums,
-    layer_norm,
-    node_factor,
-    response_norm,
-)
+from elbowroom.certificates.gain import Gain, layer_norm, node_factor, response_norm
 from elbowroom.certificates.operator_norms import absolute_sums
+from elbowroom.certificates.pooling import average_sums
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import (
@@ -72,10 +67,12 @@ class Rounding:
 
     here:            `(N,)`, at the sample itself.
     per_l2_distance: per unit of distance.
+    nodes:           `(N,)` for every node: the same as `here`, of its value.
     """
 
     here: Tensor
     per_l2_distance: float
+    nodes: list[Tensor]
 
 
 def gamma(operations: int, dtype: torch.dtype) -> float:
@@ -114,7 +111,7 @@ def rounding(
         growth += tails[node.index] * own_growth
         error_of.append(layer.amplify * incoming + own)
         growth_of.append(layer.amplify * incoming_growth + own_growth)
-    return Rounding(here, growth)
+    return Rounding(here, growth, error_of)
 
 
 def layer_errors(graph: Graph, dtype: torch.dtype) -> list[LayerError]:

@@ -35,7 +35,7 @@ def cannot_be_negative(nodes: Sequence[Node], index: int) -> bool:
         return _is_never_negative(node, op)
     if isinstance(op, ChannelAffine) and not bool(((op.scale >= 0) & (op.shift >= 0)).all()):
         return False
-    if isinstance(op, KEEP_SIGNS) or isinstance(op, ChannelAffine):
+    if isinstance(op, (*KEEP_SIGNS, ChannelAffine)):
         return all(cannot_be_negative(nodes, source) for source in node.inputs)
     return False
 
