@@ -176,7 +176,7 @@ def test_costs_two_passes():
 
 @pytest.mark.parametrize("norm", [L1, Linf], ids=str)
 def test_other_norms_are_refused(norm):
-    with pytest.raises(ValueError, match=f"is for L2, not {norm}"):
+    with pytest.raises(ValueError, match=f"LayerWise is for L2, not {norm}"):
         LayerWise(norm=norm)
 
 

@@ -3,10 +3,12 @@
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.layer_wise import LayerWise
 from elbowroom.certificates.lipschitz import GlobalLipschitz
+from elbowroom.certificates.published_layer_wise import PublishedLayerWise
 
 CERTIFICATES: dict[str, type[Certificate]] = {
     "global-lipschitz": GlobalLipschitz,
     "layer-wise": LayerWise,
+    "published-layer-wise": PublishedLayerWise,
 }
 
-__all__ = ["CERTIFICATES", "Certificate", "GlobalLipschitz", "LayerWise"]
+__all__ = ["CERTIFICATES", "Certificate", "GlobalLipschitz", "LayerWise", "PublishedLayerWise"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.hyperparameters import check_hyperparameters
-from elbowroom.norms import L2, Norm
+from elbowroom.norms import L1, L2, Linf, Norm
 from elbowroom.results import CertificateResult
 
 
@@ -21,15 +21,24 @@ class Certificate(ABC):
 
     A subclass is one frozen dataclass with one method, `bound`.
 
+    sound: whether that is a theorem. norms: those it has a bound in; others are a `ValueError`.
+
     norm: of the ball.
     """
 
     sound: ClassVar[bool] = True
+    norms: ClassVar[tuple[Norm, ...]] = (L1, L2, Linf)
 
     norm: Norm = L2
 
     def __post_init__(self) -> None:
         check_hyperparameters(self)
+        if self.norm not in self.norms:
+            known = ", ".join(map(str, self.norms))
+            raise ValueError(
+                f"{type(self).__name__} is for {known}, not {self.norm}; GlobalLipschitz has a "
+                "bound in every norm"
+            )
 
     def __call__(
         self, clf: Classifier | nn.Module, x: Tensor, y: Tensor | None = None

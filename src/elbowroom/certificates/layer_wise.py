@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from elbowroom.certificates.gain import Gain
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.modulus import Modulus, largest_radius
 from elbowroom.classifier import Classifier
-from elbowroom.norms import L2
+from elbowroom.norms import L2, Norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,7 @@ class LayerWise(Certificate):
     norm: L2 only.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.norm != L2:
-            raise ValueError(
-                f"the layer-wise certificate is for L2, not {self.norm}; use GlobalLipschitz"
-            )
+    norms: ClassVar[tuple[Norm, ...]] = (L2,)
 
     def bound(self, clf: Classifier, x: Tensor, y: Tensor) -> Tensor:
         margins = Margins.of(clf, x, y, L2)
