@@ -17,8 +17,8 @@ from elbowroom.version import __version__
 
 EXIT_CODES = (
     "Exit codes: 0 done; 1 something is wrong with the input or the disk (one line says what and "
-    "how to mend it); 2 wrong usage; 3 the audit finished, but a trust check failed; 130 "
-    "interrupted (the same command resumes an audit or a training)."
+    "how to mend it); 2 wrong usage; 3 the audit finished, but a trust check failed, or a hunt "
+    "found violated bounds; 130 interrupted (the same command resumes an audit or a training)."
 )
 
 app = typer.Typer(

@@ -17,6 +17,7 @@ from elbowroom.audit import MethodConfig
 from elbowroom.audit.config import Kind
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.classifier import Classifier
+from elbowroom.cli.hunt import Hunt
 from elbowroom.cli.options import (
     NormOption,
     Output,
@@ -122,13 +123,23 @@ def certify(
     ] = "global-lipschitz",
     norm: NormOption = "L2",
     set_: SetOption = None,
+    hunt: Annotated[
+        bool,
+        typer.Option("--hunt", help="Look for violated bounds; exit code 3 if there are any."),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the hunt.")] = 0,
     out: SaveOption = None,
 ) -> None:
     """Certify radii within which the decision cannot change: lower bounds.
 
-    [bold]Example[/bold]
+    With --hunt the bounds are attacked: those of the samples, and those of random layers for
+    every rule that the method is made of. Counterexamples are printed, and saved with --out.
+
+    [bold]Examples[/bold]
 
       elbowroom certify --norm Linf --samples 500 --out radii.npz
+
+      elbowroom certify published-layer-wise --samples 20 --hunt --json
     """
     loaded = _load(subject, output)
     built = build_method("certificate", method, settings(set_), norm)
@@ -154,8 +165,16 @@ def certify(
         "largest_radius": largest,
         "cost": asdict(found.cost),
     }
-    save_arrays(out, lines, radius=found.radius, label=loaded.y)
+    hunted = Hunt.run(method, built, loaded.clf, loaded.x, loaded.y, seed) if hunt else None
+    arrays = {"radius": found.radius, "label": loaded.y}
+    if hunted is not None:
+        lines += hunted.lines()
+        values["hunt"] = hunted.values()
+        arrays |= hunted.arrays()
+    save_arrays(out, lines, **arrays)
     output.result(values, lines)
+    if hunted is not None and hunted.violated:
+        raise typer.Exit(3)
 
 
 @command

@@ -1,0 +1,140 @@
+"""The hunt finds what is known to be wrong, and nothing wrong with what is sound."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from elbowroom import L2, Classifier, Linf
+from elbowroom.attacks import DDN
+from elbowroom.certificates import CERTIFICATES, GlobalLipschitz
+from elbowroom.certificates.hunt import Case, LayerSearch, hunt_model
+from elbowroom.certificates.rules import LAYER_RULES
+from nets import make
+from oracles.linear import problem
+
+QUICK = LayerSearch(layers=2, starts=8, steps=60)
+
+
+def case(layer: nn.Module, x: list[float], kappa: float, claim: float) -> Case:
+    one = torch.ones(1, dtype=torch.float64)
+    point = torch.tensor([x], dtype=torch.float64)
+    return Case(layer.double().requires_grad_(False), "", point, kappa * one, claim * one)
+
+
+def unit(activation: nn.Module, weights: list[float], bias: float) -> nn.Module:
+    layer = nn.Linear(len(weights), 1)
+    layer.weight.data.copy_(torch.tensor([weights]))
+    layer.bias.data.fill_(bias)
+    return nn.Sequential(layer, activation)
+
+
+def _channels(layer: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Unflatten(1, (-1, 1)), layer, nn.Flatten())
+
+
+LRN = _channels(nn.LocalResponseNorm(5, 5e-4, 0.75, 2.0))
+# The counterexamples that are known: the layer, x, kappa, what is claimed, the true distance, and the
+# premise it is for.
+KNOWN = {
+    "ReLU": (unit(nn.ReLU(), [1.0], 0.0), [-0.001], 0.5, 1.0, 0.501, "norm"),
+    "tanh": (unit(nn.Tanh(), [1.0], 0.0), [-1.21], 0.7867, 1.388, 1.160, "change"),
+    "softplus": (unit(nn.Softplus(), [1.0] * 784, -6.0), [0.0] * 784, 5.0, 6.05, 0.393, "norm"),
+    "response norm": (LRN, [10.0, 0.0], 1.0, 8.19, 1.71, "norm"),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_counterexamples_are_found_again(name):
+    layer, x, kappa, claim, true, premise = KNOWN[name]
+    known = case(layer, x, kappa, claim)
+    r, found = LayerSearch().shortest(known, premise, torch.Generator().manual_seed(0))
+    assert float(found) == pytest.approx(true, rel=3e-3)
+    moved = known.layer(known.x + r) - known.layer(known.x)
+    assert float(moved.norm()) >= kappa  # what both premises imply
+    assert float(r.norm()) == pytest.approx(float(found), rel=1e-12)
+
+
+def test_the_shortest_way_through_a_linear_layer():
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 4)
+    sharpest = float(torch.linalg.matrix_norm(layer.weight.detach().double(), ord=2))
+    known = case(layer, [0.1, 0.2, -0.3, 0.4, 0.5], 2.0, 1.0)
+    _, found = LayerSearch().shortest(known, "change", torch.Generator().manual_seed(0))
+    assert 2 / sharpest <= float(found) * (1 + 1e-12)
+    assert float(found) == pytest.approx(2 / sharpest, rel=1e-4)
+
+
+def test_nothing_is_found_where_there_is_nothing():
+    known = case(unit(nn.Sigmoid(), [1.0], 0.0), [0.0], 2.0, 1.0)
+    _, found = QUICK.shortest(known, "change", torch.Generator().manual_seed(0))
+    assert float(found) == math.inf
+
+
+WRONG = {
+    "4.2 tanh", "4.2 ReLU", "4.2 elementwise M", "5.1 convolution", "5.3 Lp pooling, p < 1",
+    "5.6 batch norm", "5.9 response norm",
+}  # fmt: skip
+
+
+def test_the_published_rules_that_are_wrong():
+    rules = LAYER_RULES["published-layer-wise"]
+    results = QUICK(rules)
+    assert {found.rule for found in results if found.violations} == WRONG
+    assert not any(rule.sound for rule in rules if rule.name in WRONG)
+    for found in results:
+        worst = found.worst
+        assert (worst is None) == (found.violations == 0)
+        assert found.violations <= found.claims == 24
+        if worst is not None:
+            assert found.worst_ratio == pytest.approx(worst.claimed / worst.found)
+            assert torch.tensor(worst.r).double().norm() == pytest.approx(worst.found, rel=1e-4)
+            assert worst.found < worst.claimed
+
+
+@pytest.mark.parametrize("method", ["global-lipschitz", "layer-wise"])
+def test_the_rules_of_sound_certificates_hold_and_are_met(method):
+    results = QUICK(LAYER_RULES[method])
+    assert all(found.sound and found.violations == 0 for found in results)
+    # The search is good enough to reach what it cannot pass.
+    reached = [found.rule for found in results if found.worst_ratio > 0.98]
+    assert len(reached) >= 6
+    assert CERTIFICATES[method].sound
+
+
+def test_results_depend_on_the_seed_alone():
+    rules = LAYER_RULES["layer-wise"][:1]
+    assert QUICK(rules) == QUICK(rules)
+    other = LayerSearch(layers=2, starts=8, steps=60, seed=1)(rules)
+    assert other != QUICK(rules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boastful(GlobalLipschitz):
+    """Claims 1.5 times what is proved."""
+
+    def bound(self, clf, x, y):
+        return 1.5 * super().bound(clf, x, y)
+
+
+def test_a_false_certificate_is_found_out():
+    clf, x, y = problem(1, 8, classes=3)
+    honest = hunt_model(GlobalLipschitz(), DDN(), clf, x, y)
+    assert not honest.violated.any()
+    boast = hunt_model(Boastful(), DDN(), clf, x, y)
+    assert boast.violated.any()
+    inside = boast.found.distance < boast.claimed.radius
+    assert torch.equal(boast.violated, inside)
+    moved = clf.logits(boast.found.adversarial).argmax(dim=1)
+    assert (moved[boast.violated] != y[boast.violated]).all()
+
+
+def test_norms_must_agree():
+    model, shape = make("mlp")
+    x = torch.rand(1, *shape, dtype=torch.float64)
+    with pytest.raises(ValueError, match="attack is in L2, the certificate in Linf"):
+        hunt_model(GlobalLipschitz(norm=Linf), DDN(norm=L2), Classifier(model), x, None)
