@@ -5,28 +5,55 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Passes of the search for the ball's multiplier; each of them ends with a valid bound.
+from elbowroom.norms import L1, L2, Linf, Norm
+
+# Passes of the search for the L2 ball's multiplier; each of them ends with a valid bound.
 PASSES = 3
 # Numbers of the rows that are worked on at a time, so that they stay in a processor's cache.
 CACHED = 2**16
 
 
 def least_in_balls(
-    rows: Tensor, centre: Tensor, radius: Tensor, lower: Tensor, upper: Tensor
+    rows: Tensor, centre: Tensor, radius: Tensor, lower: Tensor, upper: Tensor, norm: Norm = L2
 ) -> Tensor:
-    """Lower bounds `(B, R)` on `rows @ z` over B balls in the box, seldom far from the minimum.
+    """Lower bounds `(B, R)` on `rows @ z` over B balls in the box.
 
-    rows: `(B, R, d)`. centre: `(B, d)`, in the box. radius: `(B,)`. lower, upper: `(d,)`.
+    The minimum itself in L1 and Linf; in L2 seldom far from it.
+
+    rows: `(B, R, d)`, `(1, R, d)` for the same in all balls. centre: `(B, d)`, in the box.
+    radius: `(B,)`. lower, upper: `(d,)`.
     """
-    size = max(1, CACHED // max(rows[0].numel(), 1))
-    parts = []
-    for first in range(0, len(rows), size):
+    count, height, width = len(centre), rows.shape[1], rows.shape[2]
+    rows = rows.expand(count, height, width)
+    solve = {L1: _least_l1, L2: _least_l2, Linf: _least_linf}[norm]
+    tall = max(1, min(height, CACHED // max(width, 1)))
+    size = max(1, CACHED // max(tall * width, 1))
+    found = rows.new_empty(count, height)
+    for first in range(0, count, size):
         some = slice(first, first + size)
-        parts.append(_least(rows[some], centre[some, None], radius[some, None], lower, upper))
-    return torch.cat(parts)
+        x, r = centre[some, None], radius[some, None]
+        for top in range(0, height, tall):
+            part = slice(top, top + tall)
+            found[some, part] = solve(rows[some, part], x, r, lower, upper)
+    return found
 
 
-def _least(rows: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+def _least_linf(c: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    down, up = torch.maximum(lower, x - r[..., None]), torch.minimum(upper, x + r[..., None])
+    return (c * torch.where(c > 0, down, up)).sum(dim=2)
+
+
+def _least_l1(c: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Spend the radius where it counts most, each feature as far as the box goes."""
+    steepness, order = c.abs().sort(dim=2, descending=True)
+    room = torch.where(c > 0, x - lower, upper - x).gather(2, order)
+    room = room.clamp(min=0).minimum(r[..., None])
+    before = room.cumsum(dim=2) - room
+    spent = room.minimum((r[..., None] - before).clamp(min=0))
+    return (c * x).sum(dim=2) - (steepness * spent).sum(dim=2)
+
+
+def _least_l2(rows: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """One part of the rows; x `(B, 1, d)` and r `(B, 1)` are the balls.
 
     The dual over the ball's multiplier 1 / t, `min over the box of c z + (|z - x|^2 - r^2) / 2 t`,

@@ -8,20 +8,22 @@ the linear region itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from elbowroom.graph import evaluate
-from elbowroom.graph.graph import Graph, Node, UnsupportedOperationError
-from elbowroom.graph.ops import Linear
+from elbowroom.graph.graph import Graph, UnsupportedOperationError
+from elbowroom.graph.ops import MaxPool, PiecewiseAffine
 from elbowroom.regions.balls import least_in_balls
 from elbowroom.regions.blocks import Block, DecisionBlock, UnitBlock, region_blocks
-from elbowroom.regions.envelopes import Envelope, Kind, kinds
+from elbowroom.regions.envelopes import Envelope, Kind
 from elbowroom.regions.partial import Partial, Rows, padded_indices
+from elbowroom.regions.substitution import Substitution
+from elbowroom.regions.units import Units
+from elbowroom.regions.windows import Windows
 from elbowroom.results import Cost
 
 
@@ -36,7 +38,6 @@ class RelaxedNetwork:
 
     def __init__(self, graph: Graph, lower: Tensor, upper: Tensor, x: Tensor) -> None:
         self.graph, self.lower, self.upper = graph, lower, upper
-        self.cost = Cost()
         self.kinds = kinds(graph, x)
         for node in graph.nodes[1:]:
             if node.index not in self.kinds and type(node.op) not in evaluate.LINEAR_TABLE:
@@ -46,19 +47,16 @@ class RelaxedNetwork:
                 )
         self.units = _slices({index: kind.units for index, kind in self.kinds.items()})
         self.entries = _slices({index: kind.entries for index, kind in self.kinds.items()})
-        # What the affine operations add to their inputs' images, `(1, *shape)`.
-        affine = [node for node in graph.nodes[1:] if node.index not in self.kinds]
-        self.shifts = {node.index: self._apply(node, self._zeros(node, 1)) for node in affine}
+        self.substitution = Substitution(graph, self.kinds, lower)
+        self.forward = Cost()
 
-    def _apply(self, node: Node, inputs: Sequence[Tensor]) -> Tensor:
-        return cast(Tensor, evaluate.LINEAR_TABLE[type(node.op)](node, *inputs))
-
-    def _zeros(self, node: Node, count: int) -> list[Tensor]:
-        return [self.lower.new_zeros(count, *self.graph.nodes[i].shape) for i in node.inputs]
+    @property
+    def cost(self) -> Cost:
+        return self.forward + self.substitution.cost
 
     def values(self, z: Tensor) -> list[Tensor]:
         """Every node at the points `z` `(B, *shape)`."""
-        self.cost += Cost(forward=len(z))
+        self.forward += Cost(forward=len(z))
         return evaluate.evaluate(self.graph, z)
 
     # -- partial regions -----------------------------------------------------------------------
@@ -120,7 +118,7 @@ class RelaxedNetwork:
         one_hot = self.lower.new_zeros(*wanted.shape, kind.entries)
         one_hot.scatter_(2, wanted.clamp(min=0)[..., None], (wanted >= 0)[..., None].double())
         both = kind.transposed(torch.cat([one_hot, -one_hot], dim=1))
-        rows, constant, _ = self._pull({kind.source.index: both}, envelopes)
+        rows, constant, _ = self.substitution.pull({kind.source.index: both}, envelopes)
         box = (self.lower.flatten(), self.upper.flatten())
         least = least_in_balls(rows, partial.centre.flatten(1), partial.radius, *box) + constant
         below, above = least.chunk(2, dim=1)
@@ -209,49 +207,24 @@ class RelaxedNetwork:
                 earlier = cotangents.get(block.source)
                 cotangents[block.source] = pulled if earlier is None else earlier + pulled
             first += block.count
-        rows, constant, seen = self._pull(cotangents, envelopes)
+        rows, constant, seen = self.substitution.pull(cotangents, envelopes)
         known = offset.gather(1, slots.clamp(min=0))
         constant = torch.where(slots >= 0, constant + known, -1.0)
         return Rows(rows, constant, slots, offset.shape[1], seen)
 
-    def _pull(
-        self, cotangents: Mapping[int, Tensor], envelopes: Mapping[int, Envelope]
-    ) -> tuple[Tensor, Tensor, dict[int, Tensor]]:
-        """Rows `(B, R, d)` and constants `(B, R)` of the input that bound `sum of u . node`
-        from below, for cotangents u `(B, R, *shape)` by node; and what arrived at each envelope.
-        """
-        some = next(iter(cotangents.values()))
-        lead = some.shape[:2]
-        self.cost += Cost(vjp=lead.numel())
-        waiting = dict(cotangents)
-        constant = some.new_zeros(lead)
-        seen: dict[int, Tensor] = {}
-        for node in reversed(self.graph.nodes[1:]):
-            u = waiting.pop(node.index, None)
-            if u is None:
-                continue
-            if node.index in self.kinds:
-                seen[node.index] = u
-                v, added = envelopes[node.index].pull(u)
-                inputs, constant = [v], constant + added
-            else:
-                constant = constant + (u * self.shifts[node.index][:, None]).flatten(2).sum(dim=2)
-                inputs = [v.view(*lead, *v.shape[1:]) for v in self._transposed(node, u)]
-            for index, v in zip(node.inputs, inputs, strict=True):
-                waiting[index] = waiting[index] + v if index in waiting else v
-        rows = waiting.get(0)
-        if rows is None:
-            rows = some.new_zeros(*lead, *self.graph.input_shape)
-        return rows.flatten(2), constant, seen
 
-    def _transposed(self, node: Node, u: Tensor) -> list[Tensor]:
-        """The cotangents of an affine node's inputs, samples and rows in one dimension."""
-        u = u.flatten(0, 1)
-        if isinstance(node.op, Linear):
-            return [u @ node.op.weight]
-        with torch.enable_grad():
-            zeros = [zero.requires_grad_() for zero in self._zeros(node, len(u))]
-            return list(torch.autograd.grad(self._apply(node, zeros), zeros, u))
+def kinds(graph: Graph, x: Tensor) -> dict[int, Kind]:
+    """One `Kind` for each node with pieces, by its index; x: `(1, *shape)`, or one
+    sample `(B, *shape)` for each row of a batch, for the references of windows.
+    """
+    values = evaluate.evaluate(graph, x)
+    found: dict[int, Kind] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, PiecewiseAffine):
+            found[node.index] = Units(graph, node)
+        elif isinstance(node.op, MaxPool):
+            found[node.index] = Windows(graph, node, values[node.inputs[0]])
+    return found
 
 
 def _slices(sizes: Mapping[int, int]) -> dict[int, slice]:

@@ -1,0 +1,132 @@
+"""The lines of a max pool: the member that wins at a point, and a weighted sum of its members."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from elbowroom.graph.graph import Graph, Node
+from elbowroom.graph.ops import MaxPool
+from elbowroom.regions.blocks import pooling_windows
+from elbowroom.regions.envelopes import Envelope, Kind
+
+
+@dataclass(frozen=True, eq=False)
+class WindowEnvelope(Envelope):
+    """Weighted sums of the members below and above.
+
+    below, above: weights `(B, channels.., windows, k)`; added: a constant to the sum above.
+    """
+
+    kind: Windows
+    below: Tensor
+    above: Tensor
+    added: Tensor
+
+    def pull(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        u = u.flatten(-self.kind.spatial)
+        up, down = u.clamp(min=0), u.clamp(max=0)
+        parts = up[..., None] * self.below[:, None] + down[..., None] * self.above[:, None]
+        return self.kind.spread(parts), (down * self.added[:, None]).flatten(2).sum(dim=2)
+
+    def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        members = self.kind.gather(z, 0.0)
+        below = output - (self.below * members).sum(dim=-1).view_as(output)
+        above = ((self.above * members).sum(dim=-1) + self.added).view_as(output) - output
+        return below.clamp(min=0), above.clamp(min=0)
+
+
+class Windows(Kind):
+    """A max pool; the pieces of a window are its members.
+
+    The entries are the differences of all members from the window's reference, its winner at `x`
+    `(B, *source)`, or `(1, *source)` for all samples: neighbours move together, and their
+    differences have far better bounds.
+    """
+
+    def __init__(self, graph: Graph, node: Node, x: Tensor) -> None:
+        super().__init__(graph, node)
+        op = cast(MaxPool, node.op)
+        self.spatial = len(op.kernel)
+        members, inside = pooling_windows(
+            op, self.source.shape[-self.spatial :], node.shape[-self.spatial :]
+        )
+        self.members, self.inside = members.to(x.device), inside.to(x.device)
+        winners = self.gather(x, -torch.inf).argmax(dim=-1)
+        self.reference = one_hot(winners, members.shape[1]).bool()
+        self.entries = self.reference[0].numel()
+
+    def gather(self, z: Tensor, outside: float) -> Tensor:
+        """The members `(B, channels.., windows, k)` of all windows."""
+        z = z.flatten(-self.spatial)
+        members = z[..., self.members.flatten()].view(*z.shape[:-1], *self.members.shape)
+        return members.masked_fill(~self.inside, outside)
+
+    def spread(self, parts: Tensor) -> Tensor:
+        """The transpose of `gather`, for `(B, R, channels.., windows, k)`."""
+        flat = parts.masked_fill(~self.inside, 0.0).flatten(-2)
+        lead = self.source.shape[: -self.spatial]
+        size = math.prod(self.source.shape[-self.spatial :])
+        out = parts.new_zeros(*parts.shape[:2], *lead, size)
+        out.index_add_(-1, self.members.flatten(), flat)
+        return out.view(*parts.shape[:2], *self.source.shape)
+
+    def _windows(self, flat: Tensor) -> Tensor:
+        """Bounds `(B, entries)` as `(B, channels.., windows, k)`."""
+        bound = flat.view(-1, *self.reference.shape[1:])
+        return bound.masked_fill(self.reference, 0.0).masked_fill(~self.inside, -torch.inf)
+
+    def quantities(self, z: Tensor) -> Tensor:
+        members = self.gather(z, 0.0)
+        return (members - (members * self.reference).sum(dim=-1, keepdim=True)).flatten(1)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        u = u.view(*u.shape[:2], *self.reference.shape[1:])
+        return self.spread(u - self.reference[:, None] * u.sum(dim=-1, keepdim=True))
+
+    def entries_of(self, undecided: Tensor) -> Tensor:
+        windows = undecided.view(-1, *self.reference.shape[1:-1], 1)
+        return (windows & self.inside & ~self.reference).flatten(1)
+
+    def possible(self, low: Tensor, high: Tensor) -> Tensor:
+        lows, highs = self._windows(low), self._windows(high)
+        best = lows.max(dim=-1)
+        # The one with the largest lower bound can always win; others only by exceeding it.
+        possible = (highs > best.values[..., None]) | one_hot(best.indices, lows.shape[-1]).bool()
+        return possible.flatten(1, -2)
+
+    def pieces_at(self, z: Tensor) -> Tensor:
+        return self.gather(z, -torch.inf).argmax(dim=-1).view(-1, *self.node.shape)
+
+    def envelope(self, pieces: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Envelope:
+        lows, highs = self._windows(low), self._windows(high)
+        floor = lows.amax(dim=-1, keepdim=True)
+        # The largest difference is at most floor + sum of max(difference - floor, 0), and each
+        # term is below its chord; or at most the largest bound, where that is less at the centre.
+        chord = torch.where(highs > floor, (highs - floor) / (highs - lows), 0.0)
+        added = floor.squeeze(-1) - torch.where(chord > 0, chord * lows, 0.0).sum(dim=-1)
+        ceiling = highs.amax(dim=-1)
+        flat = ceiling < added + (chord * self.quantities(centre).view_as(chord)).sum(dim=-1)
+        chord = torch.where(flat[..., None], 0.0, chord)
+        added = torch.where(flat, ceiling, added)
+        above = chord + self.reference * (1 - chord.sum(dim=-1, keepdim=True))
+        winner = self.gather(centre, -torch.inf).argmax(dim=-1)
+        piece = pieces.view_as(winner)
+        decided = piece >= 0
+        below = one_hot(torch.where(decided, piece, winner), lows.shape[-1]).to(lows)
+        return WindowEnvelope(
+            self,
+            below,
+            torch.where(decided[..., None], below, above),
+            torch.where(decided, 0.0, added),
+        )
+
+    def as_pattern(self, pieces: Tensor) -> Tensor:
+        flat = pieces.flatten(-self.spatial)[..., None]
+        members = self.members.expand(*flat.shape[:-1], -1)
+        return members.gather(-1, flat).squeeze(-1).view(-1, *self.node.shape)
