@@ -25,6 +25,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
 SMALL = 1_000_000
+WIDE = 500  # letters
 SOME = 100  # samples that tell whether the outputs are logits
 FORESEEN = (ValueError, OSError, ImportError, TypeError, RuntimeError, FloatingPointError)
 
@@ -118,7 +119,9 @@ class Output:
             table.add_column(escape(column), justify="right" if place else "left", overflow="fold")
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
-        Console(highlight=False).print(table)
+        # A file or another program has no width that lines would have to be broken for.
+        console = Console(highlight=False)
+        console.print(table, width=None if console.is_terminal else WIDE)
 
     def progress(self) -> Progress:
         """A progress bar; shown on terminals only."""

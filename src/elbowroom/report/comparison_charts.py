@@ -22,8 +22,8 @@ def charts(found: Comparison) -> dict[str, Chart]:
     norm = str(found.norm)
     drawn = {
         "chart-curves": _curves(found),
-        "chart-certified": _differences(found.certified, f"certified radius, {norm}", "certified"),
-        "chart-attacked": _differences(found.attacked, f"attacked distance, {norm}", "attacked"),
+        "chart-certified": _differences(found.certified, norm, "certified"),
+        "chart-attacked": _differences(found.attacked, norm, "attacked"),
     }
     return {name: chart for name, chart in drawn.items() if chart["data"]}
 
@@ -63,7 +63,7 @@ def _curves(found: Comparison) -> Chart:
     return {"data": traces, "layout": layout}
 
 
-def _differences(ranking: Ranking | None, figure: str, hue: str) -> Chart:
+def _differences(ranking: Ranking | None, norm: str, hue: str) -> Chart:
     """A dot and an interval for every two classifiers; zero is marked."""
     bounded = [d for d in ranking.differences if np.isfinite(d.high)] if ranking else []
     if not bounded:
@@ -94,7 +94,7 @@ def _differences(ranking: Ranking | None, figure: str, hue: str) -> Chart:
         "hovertemplate": "%{text}<extra></extra>",
     }  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": f"difference of the mean {figure}"}, "tickformat": "~g",
+        "xaxis": {"title": {"text": f"difference<br>of means, {norm}"}, "tickformat": "~g",
                   "nticks": 6, "range": _around(shown)},
         "yaxis": {
             "tickvals": trace["y"],
@@ -118,4 +118,6 @@ def _around(shown: list[Difference]) -> list[float]:
 
 
 def _short(name: str) -> str:
-    return escape(name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…")
+    """With its end, where names often differ."""
+    half = LONGEST // 2
+    return escape(name if len(name) <= LONGEST else f"{name[: half - 1]}…{name[-half:]}")

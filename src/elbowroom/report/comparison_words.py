@@ -61,32 +61,37 @@ def sentences(found: Comparison) -> list[str]:
         )
     told += _ranking("certified radius", found.certified, found)
     told += _ranking("attacked distance", found.attacked, found)
-    return told + [proof(pair) for pair in found.proved]
+    return told + _proofs(found)
 
 
 def _ranking(figure: str, ranking: Ranking | None, found: Comparison) -> list[str]:
     if ranking is None:
         return [f"No order by {figure}: fewer than two classifiers have a finite mean of it."]
-    if len(ranking.groups) == 1:
-        told = [f"By {figure}: the samples do not part {_and(ranking.order)} as a whole."]
-    else:
-        told = [f"By {figure}: {', then '.join(_and(group) for group in ranking.groups)}."]
-    place = {name: number for number, name in enumerate(ranking.order)}
+    told = []
+    if len(ranking.order) > 2:
+        parts = ", then ".join(_and(group) for group in ranking.groups)
+        told.append(
+            f"By {figure}: {parts}."
+            if len(ranking.groups) > 1
+            else f"By {figure}, the samples do not part {parts} into better and worse ones."
+        )
     if found.samples < fewest(found.level):
         return told
+    place = {name: number for number, name in enumerate(ranking.order)}
     return told + [
-        difference(each, found)
+        difference(each, figure, found)
         for each in ranking.differences
         if not each.separated or place[each.second] == place[each.first] + 1
     ]
 
 
-def difference(each: Difference, found: Comparison) -> str:
+def difference(each: Difference, figure: str, found: Comparison) -> str:
     """Whether two classifiers are told apart, by how much, or how many samples that would take."""
-    pair = f"{each.first} and {each.second} are not separated"
     by = f"{number(each.mean)} {found.norm}"
     if each.separated:
-        return f"{each.first} is ahead of {each.second} by {by} {interval(each.low, each.high)}."
+        ahead = f"{by} {interval(each.low, each.high)}"
+        return f"By {figure}, {each.first} is ahead of {each.second} by {ahead} on average."
+    pair = f"By {figure}, {each.first} and {each.second} are not separated"
     if each.mean == 0:
         return f"{pair}: their means are the same."
     if not math.isfinite(each.enough):
@@ -98,14 +103,24 @@ def difference(each: Difference, found: Comparison) -> str:
     )
 
 
-def proof(pair: Proved) -> str:
+def _proofs(found: Comparison) -> list[str]:
     """On which share of the samples the order of two classifiers is certain."""
-    first, second = pair.first_farther, pair.second_farther
-    if first == second == 0:
-        return f"{pair.first} and {pair.second}: the order is proved on no sample."
+    proved = [pair for pair in found.proved if pair.first_farther or pair.second_farther]
+    told = [_proof(pair) for pair in proved]
+    if not proved:
+        return ["On no sample an order is proved: no radius exceeds another's distance."]
+    if len(proved) < len(found.proved):
+        told.append("Of no other two an order is proved on any sample.")
+    return told
+
+
+def _proof(pair: Proved) -> str:
+    sides = [(pair.first_farther, pair.first), (pair.second_farther, pair.second)]
+    (less, behind), (more, ahead) = sorted(sides)
+    other = f", and nearer on {percent(less)}" if less else ""
     return (
-        f"Proved: the boundary of {pair.first} is farther than that of {pair.second} on "
-        f"{percent(first)} of the samples, and nearer on {percent(second)}; the rest is open."
+        f"Proved: the decision boundary of {ahead} is farther than that of {behind} on "
+        f"{percent(more)} of the samples{other}; the rest is open."
     )
 
 
@@ -122,19 +137,21 @@ def notes(found: Comparison) -> list[str]:
             told.append(f"{name} classifies no sample rightly: all its distances are 0.")
         if measured.uncertified:
             told.append(f"No certificate covers {name}: {measured.uncertified}.")
-        if measured.failed:
-            told.append(_failures(name, measured.failed, found))
+    return told + _failures(found)
+
+
+def _failures(found: Comparison) -> list[str]:
+    failed = {name: m.failed for name, m in found.measured.items() if m.failed}
+    if not failed:
+        return []
+    where = _and([f"{_samples(number)} of {name}" for name, number in failed.items()])
+    told = [
+        f"The attack found nothing on {where}. That proves nothing; medians count it as infinite, "
+        "means as the farthest point of the input box."
+    ]
+    if endless := [n for n in failed if math.isinf(found.attacked_sides[n].mean.value)]:
+        told.append(f"Without input bounds {_and(endless)} cannot be ranked by attacked distance.")
     return told
-
-
-def _failures(name: str, failed: int, found: Comparison) -> str:
-    told = (
-        f"The attack found nothing on {_samples(failed)} of {name}, which proves nothing; medians "
-        "count that as infinite, "
-    )
-    if math.isfinite(found.attacked_sides[name].mean.value):
-        return told + "means as the farthest point of the input box."
-    return told + f"and without input bounds {name} has no mean and no rank by attacked distance."
 
 
 def _enough(wanted: float) -> str:
