@@ -40,7 +40,8 @@ def median_interval(values: Floats, level: float) -> tuple[float, float] | None:
     median is binomial. None where there are too few samples for `level`.
     """
     ordered = np.sort(values)
-    rank = int(stats.binom.ppf((1 - level) / 2, len(ordered), 0.5))
+    below = stats.binom.cdf(np.arange(len(ordered)), len(ordered), 0.5)
+    rank = int((below <= (1 - level) / 2).sum())
     return (float(ordered[rank - 1]), float(ordered[-rank])) if rank else None
 
 

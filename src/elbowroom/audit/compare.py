@@ -131,6 +131,8 @@ def _comparable(
         raise ValueError("there is no classifier to compare")
     if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
         raise ValueError("inputs must be a floating-point tensor (N, *shape)")
+    for clf in every.values():
+        x = x.to(clf.dtype)  # the same points for all, where they differ in precision
     samples: dict[str, tuple[Tensor, Tensor]] = {}
     classes: dict[str, int] = {}
     for name, clf in every.items():

@@ -14,6 +14,8 @@ from elbowroom.audit.tables import Bools, Floats
 from elbowroom.norms import Norm
 from elbowroom.results import Cost
 
+REPEATABLE = 1e-4  # to this share of it, a distance is the same when it is measured again
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -70,6 +72,9 @@ class Side:
 @dataclass(frozen=True)
 class Difference:
     """By how much the mean of `first` exceeds that of `second` on the same samples.
+
+    A sample on which they differ by less than `REPEATABLE` counts as equal: a difference of the
+    rounding of two networks is always of the same sign, so that any test would find it.
 
     low, high: the differences of all pairs of a ranking lie in their intervals together.
     enough:    about how many samples would separate the two, if mean and spread of the difference
@@ -232,7 +237,11 @@ def _ranking(
     if len(order) < 2:
         return None
     pairs = list(combinations(order, 2))
-    means = Means.of(np.stack([finite[a] - finite[b] for a, b in pairs]), resamples, seed)
+    less = np.stack([_less(finite[a], finite[b]) for a, b in pairs])
+    # What is not repeatable is in the order, and not in the differences: they may disagree.
+    turned = less.mean(axis=1) < 0
+    pairs = [pair[::-1] if turn else pair for pair, turn in zip(pairs, turned, strict=True)]
+    means = Means.of(np.where(turned[:, None], -less, less), resamples, seed)
     width, enough = means.simultaneous_widths(level), means.enough(level)
     differences = tuple(
         Difference(
@@ -254,6 +263,12 @@ def _ranking(
         for name in order
     }
     return Ranking(order, ranks, _groups(order, told), differences)
+
+
+def _less(first: Floats, second: Floats) -> Floats:
+    """`first - second`, without what another precision or size of the batch could change."""
+    difference = first - second
+    return np.where(np.abs(difference) <= REPEATABLE * np.maximum(first, second), 0.0, difference)
 
 
 def _groups(order: tuple[str, ...], told: set[tuple[str, str]]) -> tuple[tuple[str, ...], ...]:

@@ -81,7 +81,7 @@ def _ranking(figure: str, ranking: Ranking | None, found: Comparison) -> list[st
     return told + [
         difference(each, figure, found)
         for each in ranking.differences
-        if not each.separated or place[each.second] == place[each.first] + 1
+        if not each.separated or abs(place[each.second] - place[each.first]) == 1
     ]
 
 
