@@ -120,8 +120,8 @@ class Output:
         for row in rows:
             table.add_row(*(escape(cell) for cell in row))
         # A file or another program has no width that lines would have to be broken for.
-        console = Console(highlight=False)
-        console.print(table, width=None if console.is_terminal else WIDE)
+        terminal = Console().is_terminal
+        Console(highlight=False, width=None if terminal else WIDE).print(table)
 
     def progress(self) -> Progress:
         """A progress bar; shown on terminals only."""
