@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from elbowroom.audit.bootstrap import Means, fewest, median_interval
+from elbowroom.audit.bootstrap import Means, fewest
 
 
 def test_the_interval_of_many_normal_samples_is_students():
@@ -99,35 +99,9 @@ def test_one_sample_that_differs_proves_nothing():
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.99])
-def test_too_few_samples_have_no_interval(level):
+def test_samples_that_agree_tell_nothing_while_they_are_too_few(level):
     least = fewest(level)
     assert 2.0 ** (1 - least) <= 1 - level < 2.0 ** (2 - least)
     for count in range(1, least + 3):
-        values = np.linspace(1.0, 2.0, count)
-        width = Means.of(values[None], 1000, seed=0).widths(level)[0]
-        assert (median_interval(values, level) is None) == (count < least)
-        if count < least:
-            assert width == math.inf
-
-
-@given(st.integers(1, 60), st.floats(0.5, 0.999))
-def test_the_median_lies_between_two_samples_with_the_chance_promised(count, level):
-    interval = median_interval(np.arange(1.0, count + 1), level)
-    # The number of samples below the median: the chance that it lies in 1 .. count - 1, and so on.
-    chance = [
-        stats.binom.cdf(count - rank, count, 0.5) - stats.binom.cdf(rank - 1, count, 0.5)
-        for rank in range(1, count // 2 + 1)
-    ]
-    if interval is None:
-        assert not chance or chance[0] < level + 1e-9
-        return
-    low, high = (int(end) for end in interval)
-    assert low + high == count + 1
-    assert chance[low - 1] >= level - 1e-9
-    assert low == len(chance) or chance[low] < level + 1e-9  # the next one would be too narrow
-
-
-def test_failures_are_infinite_in_the_median():
-    values = np.array([1.0, 2, 3, 4, 5, 6, np.inf, np.inf, np.inf])
-    assert median_interval(values, 0.95) == (2.0, math.inf)
-    assert median_interval(np.zeros(9), 0.95) == (0.0, 0.0)
+        same = Means.of(np.full((1, count), 0.5), 1000, seed=0)
+        assert (same.simultaneous_widths(level)[0] == 0) == (count >= least)

@@ -8,10 +8,11 @@ from itertools import combinations
 
 import numpy as np
 
-from elbowroom.audit.bootstrap import Means, median_interval
+from elbowroom.audit.bootstrap import Means
 from elbowroom.audit.statistics import eps_grid, robust_accuracy
 from elbowroom.audit.tables import Bools, Floats
 from elbowroom.norms import Norm
+from elbowroom.perception import median_interval
 from elbowroom.results import Cost
 
 REPEATABLE = 1e-4  # to this share of it, a distance is the same when it is measured again
@@ -207,25 +208,25 @@ def _check(name: str, found: Measured) -> None:
 def _sides(
     values: Mapping[str, Floats], farthest: Floats, level: float, resamples: int, seed: int
 ) -> dict[str, Side]:
-    sides = {}
-    for name, each in values.items():
-        middle = np.sort(each)[(len(each) - 1) // 2 : len(each) // 2 + 1]
-        median = Estimate(float(middle.mean()), median_interval(each, level))
-        sides[name] = Side(
-            _mean(np.minimum(each, farthest), level, resamples, seed),
-            median,
-        )
-    return sides
+    capped = {name: np.minimum(each, farthest) for name, each in values.items()}
+    finite = [name for name, each in capped.items() if np.isfinite(each).all()]
+    estimates: dict[str, Estimate] = {}
+    if finite:
+        means = Means.of(np.stack([capped[name] for name in finite]), resamples, seed)
+        known = np.isfinite(width := means.widths(level)) & (means.error > 0)
+        for name, mean, wide, told in zip(finite, means.mean, width, known, strict=True):
+            interval = (max(0.0, float(mean - wide)), float(mean + wide)) if told else None
+            estimates[name] = Estimate(float(mean), interval)
+    return {
+        name: Side(estimates.get(name, Estimate(np.inf, None)), _median(each, level))
+        for name, each in values.items()
+    }
 
 
-def _mean(values: Floats, level: float, resamples: int, seed: int) -> Estimate:
-    if not np.isfinite(values).all():
-        return Estimate(np.inf, None)
-    means = Means.of(values[None], resamples, seed)
-    mean, width = float(means.mean[0]), float(means.widths(level)[0])
-    if means.error[0] == 0 or not np.isfinite(width):
-        return Estimate(mean, None)
-    return Estimate(mean, (max(0.0, mean - width), mean + width))
+def _median(values: Floats, level: float) -> Estimate:
+    found = median_interval(values.tolist(), level)
+    enough = found.lower > -np.inf
+    return Estimate(found.median, (found.lower, found.upper) if enough else None)
 
 
 def _ranking(

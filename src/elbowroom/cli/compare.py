@@ -79,7 +79,7 @@ def compare(
 
       elbowroom compare fonts-plain fonts-adversarial --samples 50 --out compare.html
 
-      elbowroom compare kw=wong-kolter-mnist@kw.pth wk17=wong-kolter-mnist@WK17a --data mnist
+      elbowroom compare kw=wong-kolter-mnist@kw.pth wk17=wong-kolter-mnist@wk17.pth --data mnist
 
       elbowroom compare small=mlp@s.pt large=mlp@l.pt --data digits
       --model-set small.sizes=[64,8,10] --model-set large.sizes=[64,50,10]
