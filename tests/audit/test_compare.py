@@ -275,6 +275,11 @@ def test_a_classifier_that_no_certificate_covers_is_left_out(linear):
     assert "sorts" not in found.certified_sides
 
 
+class _Detached(LinearModel):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).detach()
+
+
 class _Published(GlobalLipschitz):
     sound: ClassVar[bool] = False
 
@@ -288,6 +293,11 @@ MISTAKES = {
     "resamples": ({}, {"resamples": 100}, "take at least 200"),
     "chunk": ({}, {"chunk": 0}, "chunk must be"),
     "classes": ({"b": LinearModel(SHAPE, 4, 0)}, {}, "a has 3 classes and b has 4"),
+    "gradient": (
+        {"b": _Detached(SHAPE, CLASSES, 0)},
+        {"attack": DDN()},
+        "b: the model's logits carry no",
+    ),
     "shape": ({"b": LinearModel((7,), CLASSES, 0)}, {}, "b: the model rejects inputs of shape"),
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -57,6 +58,8 @@ def compare(
     chunk:       samples computed together.
     progress:    called with (parts done, parts in all, what is computed).
 
+    `elbowroom.report.comparison_words.sentences` says the result in words.
+
     Raises `ValueError` for classifiers that cannot be compared, for inputs that
     `Classifier.validate` refuses, and where an example contradicts a certificate.
     """
@@ -76,10 +79,10 @@ def compare(
             progress(done, total, what)
         done += 1
 
-    measured = {
-        name: _measure(name, clf, *samples[name], attack, certificate, chunk, tell)
-        for name, clf in every.items()
-    }
+    measured = {}
+    for name, clf in every.items():
+        with naming(name):
+            measured[name] = _measure(name, clf, *samples[name], attack, certificate, chunk, tell)
     if progress is not None:
         progress(total, total, "done")
     return compare_measured(
@@ -91,6 +94,15 @@ def compare(
         level=level,
         seed=seed,
     )
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors say which classifier they are about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def _check_options(
@@ -136,10 +148,8 @@ def _comparable(
     samples: dict[str, tuple[Tensor, Tensor]] = {}
     classes: dict[str, int] = {}
     for name, clf in every.items():
-        try:
+        with naming(name):
             samples[name] = clf.validate(x.to(clf.device, clf.dtype), y)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
         with clf.session():
             classes[name] = clf.logits(samples[name][0][:1]).shape[1]
     first, *others = every

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from elbowroom import models
 from elbowroom.attacks import ATTACKS, Attack
-from elbowroom.audit.compare import BUDGET, DEFAULT_CERTIFICATE, RESAMPLES
+from elbowroom.audit.compare import BUDGET, DEFAULT_CERTIFICATE, RESAMPLES, naming
 from elbowroom.audit.compare import compare as compare_classifiers
 from elbowroom.audit.comparison import Comparison, Ranking, Side
 from elbowroom.audit.config import describe_model
@@ -135,7 +136,8 @@ def _networks(specs: Sequence[str], options: Sequence[str]) -> dict[str, Network
         parts[label] = (model, weights or None)
     own: dict[str, list[str]] = {label: [] for label in parts}
     for option in options:
-        owner = next((label for label in parts if option.startswith(f"{label}.")), None)
+        owners = [label for label in parts if option.startswith(f"{label}.")]
+        owner = max(owners, key=len, default=None)  # a label can hold a dot
         for label in own if owner is None else [owner]:
             own[label].append(option.removeprefix(f"{owner}."))
     return {label: Network(*part, own[label]) for label, part in parts.items()}
@@ -147,12 +149,10 @@ def _classifiers(
     """Classifiers that accept the samples, each called by its label."""
     classifiers = {}
     for label, network in networks.items():
-        try:
+        with naming(label):
             clf = surroundings.classifier(network, data)
             clf.name = label
             checked_samples(clf, data)
-        except ValueError as error:
-            raise ValueError(f"{label}: {error}") from error
         classifiers[label] = clf
     return classifiers
 
@@ -160,6 +160,8 @@ def _classifiers(
 def _describe(clf: Classifier, network: Network) -> str:
     told = describe_model(clf)
     weights = f" with {network.weights}" if network.weights else ""
+    if not weights and network.model in models.MODELS:
+        weights = " with random weights"
     return (
         f"{network.model}{weights}, {told.parameters:,} parameters, {told.dtype}, fingerprint "
         f"{told.fingerprint}"
@@ -168,7 +170,7 @@ def _describe(clf: Classifier, network: Network) -> str:
 
 def _values(found: Comparison) -> dict[str, Any]:
     """For programs. Wrong samples have 0; what is infinite or unknown is null."""
-    models = [
+    told = [
         {
             "name": name,
             "accuracy": measured.accuracy,
@@ -190,7 +192,7 @@ def _values(found: Comparison) -> dict[str, Any]:
         "level": found.level,
         "resamples": found.resamples,
         "seed": found.seed,
-        "models": models,
+        "models": told,
         "certified": _ranking(found.certified),
         "attacked": _ranking(found.attacked),
         "proved": [asdict(pair) for pair in found.proved],

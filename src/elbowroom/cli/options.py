@@ -191,7 +191,7 @@ class Surroundings:
             raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
         name = network.model
         if name in models.MODELS and network.weights is None:
-            typer.echo(f"note: {name} without --weights has random weights", err=True)
+            typer.echo(f"note: no weights are given for {name}: it has random weights", err=True)
             name += " (random weights)"
         with torch.random.fork_rng([]):
             torch.manual_seed(0)  # random weights are the same in every run
