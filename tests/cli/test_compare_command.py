@@ -147,3 +147,11 @@ def test_help_has_examples_and_a_model_is_needed():
     text = run("--help").stdout
     assert "elbowroom compare" in text
     assert "Example" in text
+
+
+def test_labels_can_hold_dots():
+    options = ["--model-set", "a.sizes=[64,5,10]", "--model-set", "a.b.sizes=[64,7,10]"]
+    result = run("a=mlp", "a.b=mlp", *options, *DIGITS, "--json")
+    assert result.exit_code == 0, result.output
+    one, two = json.loads(result.stdout)["models"]
+    assert one["radius"] != two["radius"]
