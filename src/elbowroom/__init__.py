@@ -2,6 +2,7 @@
 
 from elbowroom import attacks, certificates, data, invariance, models, regions
 from elbowroom.audit import Card
+from elbowroom.audit.compare import compare
 from elbowroom.classifier import Classifier
 from elbowroom.job import audit
 from elbowroom.norms import L1, L2, Linf, Norm
@@ -18,6 +19,7 @@ __all__ = [
     "attacks",
     "audit",
     "certificates",
+    "compare",
     "data",
     "invariance",
     "models",

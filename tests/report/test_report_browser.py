@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparison_factory import make_comparison
 from report_factory import make_exhibits, make_summary
 
 from elbowroom.report import render
+from elbowroom.report.comparison_page import render_comparison
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
@@ -48,6 +50,23 @@ return [...document.querySelectorAll(".heat tbody td")].map((td) => ({
 }));
 """
 WIDTHS = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+DIFFERENCES = """
+const charts = ["chart-certified", "chart-attacked"].map((id) => document.getElementById(id));
+const count = (what) => charts.map((chart) => chart.querySelectorAll(what).length);
+const curves = document.getElementById("chart-curves");
+const ink = (element) => getComputedStyle(element).stroke;
+const probe = document.body.appendChild(document.createElement("i"));
+const named = (name) => {
+  probe.style.stroke = `var(--${name})`;
+  return getComputedStyle(probe).stroke;
+};
+return [
+  curves.querySelectorAll(".scatterlayer .js-line").length,
+  count(".point"), count(".errorbar"), count(".ytick text"),
+  [...curves.querySelectorAll(".scatterlayer .js-line")].map(ink),
+  [1, 1, 2, 2, 3, 3, 4, 4].map((k) => named(`model-${k}`)),
+];
+"""
 LOOK = """
 const rgb = (colour) => colour.match(/[0-9.]+/g).slice(0, 3).map(Number);
 const ink = (text) => rgb(getComputedStyle(text).fill);
@@ -74,7 +93,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The usual page; one of long names and many classes; one of features without pictures."""
+    """The usual page; one of long names and many classes; one of features without pictures; a
+    comparison of classifiers, one of them with a long name.
+    """
     folder = tmp_path_factory.mktemp("pages")
     usual, tabular = make_exhibits(), make_exhibits(shape=(30,))
     classes = [f"{LONG}{k}" for k in range(100)]
@@ -85,6 +106,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "usual": render(make_summary(usual, failing=2), usual),
         "long": render(long_summary.model_copy(update=named), long),
         "tabular": render(make_summary(tabular, shape=(30,), norm="Linf"), tabular),
+        "comparison": render_comparison(
+            make_comparison([LONG, "b", "c", "d"]), "fonts/test", [("model", LONG)]
+        ),
     }
     written = {}
     for name, text in html.items():
@@ -125,7 +149,20 @@ def test_everything_is_drawn_without_an_error(
     assert all(count > 10 for count in points)
 
 
-@pytest.mark.parametrize("name", ["usual", "long", "tabular"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_is_drawn_in_the_colours_of_its_theme(
+    browser: Any, pages: dict[str, Path], scheme: str
+) -> None:
+    show(browser, pages["comparison"], scheme=scheme)
+    assert severe(browser) == []
+    lines, dots, bars, labels, colours, models = browser.execute_script(DIFFERENCES)
+    assert lines == 2 * 4
+    assert dots == bars == [6, 6]
+    assert labels == [6, 6]
+    assert colours == models
+
+
+@pytest.mark.parametrize("name", ["usual", "long", "tabular", "comparison"])
 def test_a_phone_never_scrolls_sideways(browser: Any, pages: dict[str, Path], name: str) -> None:
     show(browser, pages[name], width=360)
     scrolled, shown = browser.execute_script(WIDTHS)

@@ -13,7 +13,7 @@ from elbowroom.audit.gallery import (
     SensitivityExample,
 )
 from elbowroom.audit.pairs import exhibited, invariance, moved, partners
-from elbowroom.audit.statistics import mean, median, spread_out
+from elbowroom.audit.statistics import eps_grid, mean, median, robust_accuracy, spread_out
 from elbowroom.audit.summary import (
     AttackSummary,
     ClassSummary,
@@ -25,9 +25,6 @@ from elbowroom.audit.summary import (
     WholeSplit,
 )
 from elbowroom.audit.tables import Bools, Floats, InvarianceTable, PathTable, Tables
-
-CURVE_POINTS = 101
-CERTIFIED_POINTS = 21
 
 
 def summarise(
@@ -57,22 +54,12 @@ def summarise(
 
 
 def curve(right: Bools, distance: Floats, radius: Floats) -> list[CurvePoint]:
-    """Robust accuracy from 0 to just beyond the largest distance found.
-
-    An even grid, and a finer one over the certified radii, which can be far smaller.
-    """
-    finite = distance[right & np.isfinite(distance)]
-    end = float(finite.max()) * 1.05 if len(finite) and finite.max() > 0 else 1.0
-    certified = radius[np.isfinite(radius)]  # a constant model is certified everywhere
-    fine = np.linspace(0, float(certified.max(initial=0.0)), CERTIFIED_POINTS)
-    grid = np.unique(np.concatenate([np.linspace(0, end, CURVE_POINTS), fine]))
+    """Robust accuracy from 0 to just beyond the largest distance found."""
+    eps = eps_grid(right, distance, radius)
+    certified, attacked = robust_accuracy(right, distance, radius, eps)
     return [
-        CurvePoint(
-            eps=float(eps),
-            certified=float((right & (radius >= eps)).mean()),
-            attacked=float((right & (distance > eps)).mean()),
-        )
-        for eps in grid
+        CurvePoint(eps=float(at), certified=float(low), attacked=float(high))
+        for at, low, high in zip(eps, certified, attacked, strict=True)
     ]
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Annotated, Any, get_type_hints
 
 import torch
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from torch import Tensor
 
 from elbowroom import data as data_sets
@@ -23,6 +25,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 
 SMALL = 1_000_000
+WIDE = 500  # letters
 SOME = 100  # samples that tell whether the outputs are logits
 FORESEEN = (ValueError, OSError, ImportError, TypeError, RuntimeError, FloatingPointError)
 
@@ -107,6 +110,19 @@ class Output:
             for name, text in lines:
                 _console().print(f"[bold]{escape(name):<20}[/bold] {escape(text)}")
 
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table for people: the first column is text, the others are figures."""
+        if self.quiet or self.as_json:
+            return
+        table = Table(box=SIMPLE, pad_edge=False)
+        for place, column in enumerate(columns):
+            table.add_column(escape(column), justify="right" if place else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        # A file or another program has no width that lines would have to be broken for.
+        terminal = Console().is_terminal
+        Console(highlight=False, width=None if terminal else WIDE).print(table)
+
     def progress(self) -> Progress:
         """A progress bar; shown on terminals only."""
         console = Console(stderr=True)
@@ -126,8 +142,8 @@ def _console() -> Console:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is measured: a network and samples."""
+class Network:
+    """Which network is measured."""
 
     model: Annotated[
         str, typer.Option(help="A network by name, trained or not, or package.module:callable.")
@@ -137,6 +153,12 @@ class Subject:
         typer.Option(help="Weights: .safetensors, .pt/.pth (tensors only), a folder of .npy."),
     ] = None
     model_set: ModelSetOption = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a network is measured on, and how it is run."""
+
     data: Annotated[
         str,
         typer.Option(help="A data set, an .npz file, an image folder, or package.module:callable."),
@@ -163,23 +185,24 @@ class Subject:
         """The samples that are measured."""
         return load_data(output, self.data, self.split, self.samples)
 
-    def load_classifier(self, data: Dataset) -> Classifier:
-        """The classifier, with the input bounds of the data."""
+    def classifier(self, network: Network, data: Dataset) -> Classifier:
+        """The network as a classifier, with the input bounds of the data."""
         if self.dtype not in (None, "float32", "float64"):
             raise ValueError(f"dtype must be float32 or float64, not {self.dtype!r}")
-        name = self.model
-        if self.model in models.MODELS and self.weights is None:
-            typer.echo(f"note: {self.model} without --weights has random weights", err=True)
+        name = network.model
+        if name in models.MODELS and network.weights is None:
+            typer.echo(f"note: no weights are given for {name}: it has random weights", err=True)
             name += " (random weights)"
         with torch.random.fork_rng([]):
             torch.manual_seed(0)  # random weights are the same in every run
-            network = models.load(self.model, self.weights, **settings(self.model_set))
-        small = sum(parameter.numel() for parameter in network.parameters()) < SMALL
+            options = settings(network.model_set)
+            loaded = models.load(network.model, network.weights, **options)
+        small = sum(parameter.numel() for parameter in loaded.parameters()) < SMALL
         if self.threads or small:
             # On small networks threads cost more than they do, many times so on a busy machine.
             torch.set_num_threads(self.threads or 1)
         return Classifier(
-            network,
+            loaded,
             bounds=data.bounds,
             mean=_numbers("mean", self.mean),
             std=_numbers("std", self.std),
@@ -187,6 +210,15 @@ class Subject:
             dtype=getattr(torch, self.dtype) if self.dtype else None,
             name=name,
         )
+
+
+@dataclass(frozen=True)
+class Subject(Surroundings, Network):
+    """What is measured: a network and samples."""
+
+    def load_classifier(self, data: Dataset) -> Classifier:
+        """The classifier, with the input bounds of the data."""
+        return self.classifier(self, data)
 
 
 def checked_samples(clf: Classifier, data: Dataset) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -256,9 +256,17 @@ def _rightly(clf: Classifier, data: Dataset, count: int) -> tuple[Tensor, Tensor
 
 def facts(clf: Classifier, data: Dataset, seed: int) -> list[tuple[str, str]]:
     """What is needed to make a page again."""
+    model = f"{clf.name}, {str(clf.dtype).removeprefix('torch.')}"
+    return run_facts([("model", model)], data, seed)
+
+
+def run_facts(
+    networks: Sequence[tuple[str, str]], data: Dataset, seed: int
+) -> list[tuple[str, str]]:
+    """The same for any number of networks, described as (name, value)."""
     return [
         ("command", shlex.join(["elbowroom", *sys.argv[1:]])),
-        ("model", f"{clf.name}, {str(clf.dtype).removeprefix('torch.')}"),
+        *networks,
         ("data", f"{data.name}, {data.split} split, shape {data.shape}"),
         ("source of the data", data.source),
         ("seed", str(seed)),

@@ -239,8 +239,17 @@ def _load(subject: Subject, output: Output) -> _Loaded:
     return _Loaded(clf, x, y, right)
 
 
-def build_method(kind: Kind, method: str, options: dict[str, Any], norm: str | None = None) -> Any:
-    """The method by its registered name. Raises `ValueError` for what does not fit."""
+def build_method(
+    kind: Kind,
+    method: str,
+    options: dict[str, Any],
+    norm: str | None = None,
+    option: str = "--set",
+) -> Any:
+    """The method by its registered name. Raises `ValueError` for what does not fit.
+
+    option: of the command, that sets what the method needs.
+    """
     if norm is not None:
         options["norm"] = norm
     try:
@@ -250,7 +259,7 @@ def build_method(kind: Kind, method: str, options: dict[str, Any], norm: str | N
             raise
         # A dataclass names the missing field: "... missing 1 required keyword-only argument: 'eps'"
         missing = str(error).rpartition(": ")[2].strip("'")
-        raise ValueError(f"{method} needs a value: add --set {missing}=VALUE") from None
+        raise ValueError(f"{method} needs a value: add {option} {missing}=VALUE") from None
 
 
 def save_arrays(out: str | None, lines: list[tuple[str, str]], **arrays: Tensor) -> None:
