@@ -15,7 +15,7 @@ COUNTS |= {"starts": 1, "regions": 1, "batch": 1, "budget": 1}
 COUNTS |= {"path_steps": 1, "walk_steps": 0, "block": 1, "scattered": 0, "final_regions": 0}
 COUNTS |= {"radius_steps": 0, "runner_ups": 0, "line_search_steps": 0, "seed": 0}
 COUNTS |= {"path_every": 1, "final_steps": 0, "newton_steps": 0, "patience": 1, "adapt_every": 1}
-COUNTS |= {"batch_size": 1, "targets": 1}
+COUNTS |= {"batch_size": 1, "targets": 1, "slope_steps": 0}
 
 
 def check_hyperparameters(method: Any) -> None:

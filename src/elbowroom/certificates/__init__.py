@@ -2,13 +2,22 @@
 
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.layer_wise import LayerWise
+from elbowroom.certificates.linear_relaxation import LinearRelaxation
 from elbowroom.certificates.lipschitz import GlobalLipschitz
 from elbowroom.certificates.published_layer_wise import PublishedLayerWise
 
 CERTIFICATES: dict[str, type[Certificate]] = {
     "global-lipschitz": GlobalLipschitz,
     "layer-wise": LayerWise,
+    "linear-relaxation": LinearRelaxation,
     "published-layer-wise": PublishedLayerWise,
 }
 
-__all__ = ["CERTIFICATES", "Certificate", "GlobalLipschitz", "LayerWise", "PublishedLayerWise"]
+__all__ = [
+    "CERTIFICATES",
+    "Certificate",
+    "GlobalLipschitz",
+    "LayerWise",
+    "LinearRelaxation",
+    "PublishedLayerWise",
+]

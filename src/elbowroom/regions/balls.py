@@ -21,20 +21,25 @@ def least_in_balls(
     The minimum itself in L1 and Linf; in L2 seldom far from it.
 
     rows: `(B, R, d)`, `(1, R, d)` for the same in all balls. centre: `(B, d)`, in the box.
-    radius: `(B,)`. lower, upper: `(d,)`.
+    radius: `(B,)`. lower, upper: `(d,)`. With features of its own for each row, the last three
+    are `(B, R, d)`, or broadcast to it.
     """
     count, height, width = len(centre), rows.shape[1], rows.shape[2]
     rows = rows.expand(count, height, width)
+    if centre.ndim == 2:
+        centre = centre[:, None]
+    centre, lower, upper = (each.expand(count, height, width) for each in (centre, lower, upper))
     solve = {L1: _least_l1, L2: _least_l2, Linf: _least_linf}[norm]
     tall = max(1, min(height, CACHED // max(width, 1)))
     size = max(1, CACHED // max(tall * width, 1))
     found = rows.new_empty(count, height)
     for first in range(0, count, size):
         some = slice(first, first + size)
-        x, r = centre[some, None], radius[some, None]
         for top in range(0, height, tall):
-            part = slice(top, top + tall)
-            found[some, part] = solve(rows[some, part], x, r, lower, upper)
+            part = (some, slice(top, top + tall))
+            found[part] = solve(
+                rows[part], centre[part], radius[some, None], lower[part], upper[part]
+            )
     return found
 
 
@@ -54,7 +59,7 @@ def _least_l1(c: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> 
 
 
 def _least_l2(rows: Tensor, x: Tensor, r: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """One part of the rows; x `(B, 1, d)` and r `(B, 1)` are the balls.
+    """One part of the rows; x `(B, R, d)` and r `(B, 1)` are the balls.
 
     The dual over the ball's multiplier 1 / t, `min over the box of c z + (|z - x|^2 - r^2) / 2 t`,
     is a bound for every t; the best t leaves the minimiser on the sphere. It is approached from

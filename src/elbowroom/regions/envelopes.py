@@ -29,6 +29,10 @@ class Envelope(ABC):
         """
 
     @abstractmethod
+    def to(self, dtype: torch.dtype) -> Envelope:
+        """The same lines in `dtype`."""
+
+    @abstractmethod
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """How far the lines are below and above `output` at the input `z` `(B, *source)`."""
 
@@ -54,6 +58,10 @@ class Kind(ABC):
     @abstractmethod
     def transposed(self, u: Tensor) -> Tensor:
         """The transpose of `quantities`: `(B, R, entries)` to `(B, R, *source)`."""
+
+    @abstractmethod
+    def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds `(B, entries)` by interval arithmetic, for an input in `[low, high]`."""
 
     @abstractmethod
     def entries_of(self, undecided: Tensor) -> Tensor:

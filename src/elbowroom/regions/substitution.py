@@ -23,7 +23,7 @@ CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
 class Substitution:
-    """The backward pass over a graph in float64.
+    """The backward pass over a graph, in its precision; sums over whole layers are in float64.
 
     curved: indices of the nodes that are bounded by envelopes.
     cost:   passes so far; a row is a VJP.
@@ -52,7 +52,7 @@ class Substitution:
         lead = some.shape[:2]
         self.cost += Cost(vjp=lead.numel())
         waiting = dict(cotangents)
-        constant = some.new_zeros(lead)
+        constant = some.new_zeros(lead, dtype=torch.float64)
         seen: dict[int, Tensor] = {}
         for node in reversed(self.graph.nodes[1:]):
             u = waiting.pop(node.index, None)
@@ -63,7 +63,8 @@ class Substitution:
                 v, added = envelopes[node.index].pull(u)
                 inputs, constant = [v], constant + added
             else:
-                constant = constant + (u * self.shifts[node.index][:, None]).flatten(2).sum(dim=2)
+                shifted = (u * self.shifts[node.index][:, None]).flatten(2)
+                constant = constant + shifted.sum(dim=2, dtype=torch.float64)
                 inputs = [v.view(*lead, *v.shape[1:]) for v in self._transposed(node, u)]
             for index, v in zip(node.inputs, inputs, strict=True):
                 waiting[index] = waiting[index] + v if index in waiting else v

@@ -26,7 +26,13 @@ class UnitEnvelope(Envelope):
         up = u > 0
         slope = torch.where(up, self.below[0][:, None], self.above[0][:, None])
         intercept = torch.where(up, self.below[1][:, None], self.above[1][:, None])
-        return u * slope, (u * intercept).flatten(2).sum(dim=2)
+        return u * slope, (u * intercept).flatten(2).sum(dim=2, dtype=torch.float64)
+
+    def to(self, dtype: torch.dtype) -> UnitEnvelope:
+        below, above = (
+            (slope.to(dtype), rest.to(dtype)) for slope, rest in (self.below, self.above)
+        )
+        return UnitEnvelope(below, above)
 
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         below = output - (self.below[0] * z + self.below[1])
@@ -47,8 +53,26 @@ class Elementwise(Kind):
     def transposed(self, u: Tensor) -> Tensor:
         return u.view(*u.shape[:2], *self.source.shape)
 
+    def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        return low.flatten(1), high.flatten(1)
+
+    def interval(self, low: Tensor, high: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`low`, `high` and `centre` in the shape of the node, in this order."""
+        low, high = low.view(-1, *self.node.shape), high.view(-1, *self.node.shape)
+        high = torch.maximum(low, high)
+        return low, high, torch.minimum(torch.maximum(centre, low), high)
+
     def entries_of(self, undecided: Tensor) -> Tensor:
         return undecided
+
+
+class Sloped(Elementwise):
+    """An activation of single units around which lines of any slope can be fitted."""
+
+    @property
+    @abstractmethod
+    def steepest(self) -> tuple[float, float]:
+        """The least and the largest slope of the activation."""
 
     @abstractmethod
     def rest(self, slope: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,23 +105,21 @@ class Elementwise(Kind):
         below, above = slopes
         return (below, self.rest(below, low, high)[0]), (above, self.rest(above, low, high)[1])
 
-    def interval(self, low: Tensor, high: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`low`, `high` and `centre` in the shape of the node, in this order."""
-        low, high = low.view(-1, *self.node.shape), high.view(-1, *self.node.shape)
-        high = torch.maximum(low, high)
-        return low, high, torch.minimum(torch.maximum(centre, low), high)
-
     def envelope(self, pieces: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Envelope:
         low, high, centre = self.interval(low, high, centre)
         return UnitEnvelope(*self.lines(self.usual_slopes(low, high, centre), low, high))
 
 
-class Units(Elementwise):
+class Units(Sloped):
     """A piecewise affine activation."""
 
     def __init__(self, graph: Graph, node: Node) -> None:
         super().__init__(graph, node)
         self.op = cast(PiecewiseAffine, node.op)
+
+    @property
+    def steepest(self) -> tuple[float, float]:
+        return float(self.op.slopes.min()), float(self.op.slopes.max())
 
     def possible(self, low: Tensor, high: Tensor) -> Tensor:
         # On a break, the unit counts to the piece that the rest of its interval lies on.

@@ -32,7 +32,13 @@ class WindowEnvelope(Envelope):
         u = u.flatten(-self.kind.spatial)
         up, down = u.clamp(min=0), u.clamp(max=0)
         parts = up[..., None] * self.below[:, None] + down[..., None] * self.above[:, None]
-        return self.kind.spread(parts), (down * self.added[:, None]).flatten(2).sum(dim=2)
+        return self.kind.spread(parts), (
+            (down * self.added[:, None]).flatten(2).sum(dim=2, dtype=torch.float64)
+        )
+
+    def to(self, dtype: torch.dtype) -> WindowEnvelope:
+        parts = (part.to(dtype) for part in (self.below, self.above, self.added))
+        return WindowEnvelope(self.kind, *parts)
 
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         members = self.kind.gather(z, 0.0)
@@ -88,6 +94,11 @@ class Windows(Kind):
     def transposed(self, u: Tensor) -> Tensor:
         u = u.view(*u.shape[:2], *self.reference.shape[1:])
         return self.spread(u - self.reference[:, None] * u.sum(dim=-1, keepdim=True))
+
+    def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        lows, highs = self.gather(low, 0.0), self.gather(high, 0.0)
+        winners = [(z * self.reference).sum(dim=-1, keepdim=True) for z in (lows, highs)]
+        return (lows - winners[1]).flatten(1), (highs - winners[0]).flatten(1)
 
     def entries_of(self, undecided: Tensor) -> Tensor:
         windows = undecided.view(-1, *self.reference.shape[1:-1], 1)
