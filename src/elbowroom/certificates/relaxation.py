@@ -9,6 +9,7 @@ chosen by gradient ascent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -182,16 +183,30 @@ class Relaxation:
             lower, upper = lower[where], upper[where]
         return least_in_balls(rows, x, radius, lower, upper, norm=self.norm)
 
+    def pairs(self, y: Tensor) -> Tensor:
+        """`(B, K, K)`: what `f_y - f_j` is of the logits, for every class j."""
+        classes = self.values[-1].shape[1]
+        identity = torch.eye(classes, dtype=torch.float64, device=y.device)
+        return identity[y][:, None] - identity
+
     def margins(self, y: Tensor, envelopes: Mapping[int, Envelope], radius: Tensor) -> Tensor:
         """Lower bounds `(B, K)` on `f_y - f_j` over the balls; 0 for `y` itself."""
-        classes = self.values[-1].shape[1]
+        return self.bound(self.pairs(y), envelopes, radius)
+
+    def bound(self, rows: Tensor, envelopes: Mapping[int, Envelope], radius: Tensor) -> Tensor:
+        """Lower bounds `(B, R)` on functions `rows` `(B, R, K)` of the logits over the balls."""
         last = len(self.graph.nodes) - 1
-        identity = torch.eye(classes, dtype=self.lower.dtype, device=y.device)
-        pairs = identity[y][:, None] - identity
-        rows, constant, _ = self.fine.substitution.pull({last: pairs}, envelopes)
         error = self.fine.shares[last] * self._magnitudes[last]
-        slack = error + error.gather(1, y[:, None])
-        return self.least(rows, radius) + constant - slack
+        pulled, constant, _ = self.fine.substitution.pull({last: rows}, envelopes)
+        return self.least(pulled, radius) + constant - (rows.abs() * error[:, None]).sum(dim=2)
+
+    def repeated(self, owner: Tensor) -> Relaxation:
+        """The relaxation around the samples `owner` (indices, repeats allowed)."""
+        other = copy(self)
+        other.values = [value[owner] for value in self.values]
+        other._magnitudes = [size[owner] for size in self._magnitudes]
+        other.kinds = {index: _kind(self.graph, index, other.values) for index in self.kinds}
+        return other
 
 
 def _kind(graph: Graph, index: int, values: list[Tensor]) -> Kind:

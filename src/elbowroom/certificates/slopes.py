@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from elbowroom.certificates.relaxation import Enclosure, Relaxation
+from elbowroom.graph.ops import PiecewiseAffine
 from elbowroom.regions.envelopes import Envelope
 from elbowroom.regions.units import Sloped, UnitEnvelope, Units
 
@@ -17,45 +20,74 @@ def improved_margins(
 ) -> Tensor:
     """Lower bounds `(B, K)` on `f_y - f_j`, the best of all `steps`.
 
-    Every slope is sound, since the intercepts are fitted to it; what ascends is the sum of the
-    margins that are not positive yet.
+    Every slope is sound, since the intercepts are fitted to it. Each class has slopes of its own,
+    in the layers between the bounds on the units and the logits.
     """
-    slopes: dict[int, tuple[Tensor, Tensor]] = {}
-    for index, kind in relaxation.kinds.items():
-        envelope = enclosure.envelopes[index]
-        if isinstance(kind, Sloped):
-            assert isinstance(envelope, UnitEnvelope)
-            pair = (envelope.below[0].clone(), envelope.above[0].clone())
-            slopes[index] = (pair[0].requires_grad_(), pair[1].requires_grad_())
-    parameters = [slope for pair in slopes.values() for slope in pair]
-    optimiser = torch.optim.Adam(parameters, lr=LEARNING_RATE)
-    best: Tensor | None = None
-    for _ in range(steps):
+    count, classes = relaxation.values[-1].shape
+    owner = torch.arange(count, device=y.device).repeat_interleave(classes)
+    relaxed = relaxation.repeated(owner)
+    pairs = relaxation.pairs(y).flatten(0, 1)[:, None]
+    low = {index: bound[owner] for index, bound in enclosure.low.items()}
+    high = {index: bound[owner] for index, bound in enclosure.high.items()}
+    free = _Free(relaxed, low, high)
+    if not free.slopes:
+        return relaxation.margins(y, enclosure.envelopes, radius)
+    optimiser = torch.optim.Adam(free.slopes, lr=LEARNING_RATE)
+    best = torch.full((len(owner), 1), -torch.inf, dtype=torch.float64, device=y.device)
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = LEARNING_RATE * (1 + math.cos(math.pi * step / steps)) / 2
         with torch.enable_grad():
-            envelopes = dict(enclosure.envelopes)
-            for index, pair in slopes.items():
-                envelopes[index] = _lines(relaxation, enclosure, index, pair)
-            margins = relaxation.margins(y, envelopes, radius)
-            loss = -margins.clamp(max=0).sum()
+            margins = relaxed.bound(pairs, free.envelopes(), radius[owner])
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-        best = margins.detach() if best is None else torch.maximum(best, margins.detach())
+            (-margins.sum()).backward()  # type: ignore[no-untyped-call]
+        best = torch.maximum(best, margins.detach())
         optimiser.step()
-    assert best is not None
-    return best
+    return best.view(count, classes)
 
 
-def _lines(
-    relaxation: Relaxation, enclosure: Enclosure, index: int, pair: tuple[Tensor, Tensor]
-) -> Envelope:
-    kind = relaxation.kinds[index]
-    assert isinstance(kind, Sloped)
-    centre = relaxation.values[kind.source.index]
-    below, above = enclosure.low[index], enclosure.high[index]
-    low, high, _ = kind.interval(below, above, centre)
-    steepest = kind.steepest
-    limited = (pair[0].clamp(*steepest), pair[1].clamp(*steepest))
-    lines = kind.lines(limited, low, high)
-    if isinstance(kind, Units):
-        return kind.exact(kind.settled(below, above), lines)
-    return UnitEnvelope(*lines)
+class _Free:
+    """The lines whose slopes can be chosen, from the usual ones."""
+
+    def __init__(
+        self, relaxation: Relaxation, low: dict[int, Tensor], high: dict[int, Tensor]
+    ) -> None:
+        self.relaxation, self.low, self.high = relaxation, low, high
+        self.fixed: dict[int, Envelope] = {}
+        self.pairs: dict[int, tuple[Tensor, Tensor]] = {}
+        self.slopes: list[Tensor] = []
+        for index, kind in relaxation.kinds.items():
+            centre = relaxation.values[kind.source.index]
+            pieces = kind.settled(low[index], high[index])
+            self.fixed[index] = kind.envelope(pieces, low[index], high[index], centre)
+            if isinstance(kind, Sloped):
+                ends = kind.interval(low[index], high[index], centre)
+                below, above = kind.usual_slopes(*ends)
+                convex, concave = _shape(kind)
+                # Above a convex function the chord is best, and below a concave one.
+                self.slopes += [below.requires_grad_()] if not concave else []
+                self.slopes += [above.requires_grad_()] if not convex else []
+                self.pairs[index] = (below, above)
+
+    def envelopes(self) -> dict[int, Envelope]:
+        found = dict(self.fixed)
+        for index, slopes in self.pairs.items():
+            kind = self.relaxation.kinds[index]
+            assert isinstance(kind, Sloped)
+            centre = self.relaxation.values[kind.source.index]
+            low, high, _ = kind.interval(self.low[index], self.high[index], centre)
+            below, above = (slope.clamp(*kind.steepest) for slope in slopes)
+            lines = kind.lines((below, above), low, high)
+            if isinstance(kind, Units):
+                found[index] = kind.exact(kind.settled(self.low[index], self.high[index]), lines)
+            else:
+                found[index] = UnitEnvelope(*lines)
+        return found
+
+
+def _shape(kind: Sloped) -> tuple[bool, bool]:
+    """Whether the activation is convex, and whether it is concave."""
+    if not isinstance(kind.node.op, PiecewiseAffine):
+        return False, False
+    bends = kind.node.op.slopes.diff(dim=0)
+    return bool((bends >= 0).all()), bool((bends <= 0).all())
