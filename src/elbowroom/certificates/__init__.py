@@ -5,11 +5,13 @@ from elbowroom.certificates.layer_wise import LayerWise
 from elbowroom.certificates.linear_relaxation import LinearRelaxation
 from elbowroom.certificates.lipschitz import GlobalLipschitz
 from elbowroom.certificates.published_layer_wise import PublishedLayerWise
+from elbowroom.certificates.semidefinite import Semidefinite
 
 CERTIFICATES: dict[str, type[Certificate]] = {
     "global-lipschitz": GlobalLipschitz,
     "layer-wise": LayerWise,
     "linear-relaxation": LinearRelaxation,
+    "semidefinite": Semidefinite,
     "published-layer-wise": PublishedLayerWise,
 }
 
@@ -20,4 +22,5 @@ __all__ = [
     "LayerWise",
     "LinearRelaxation",
     "PublishedLayerWise",
+    "Semidefinite",
 ]

@@ -59,6 +59,21 @@ def magnitudes(graph: Graph, size: Tensor) -> list[Tensor]:
     return graph.interpret(table, size, "bound on its magnitude")
 
 
+def absolute_part(graph: Graph) -> Graph:
+    """The linear part of a network with absolute weights; activations stay what they are."""
+
+    def absolute(node: Node) -> Node:
+        op = node.op
+        if isinstance(op, Linear | Conv):
+            op = replace(op, weight=op.weight.abs(), bias=None)
+        elif isinstance(op, ChannelAffine):
+            none = torch.zeros_like(op.shift)
+            op = replace(op, scale=op.scale.abs(), shift=none, magnitude=none)
+        return replace(node, op=op)
+
+    return Graph(tuple(map(absolute, graph.nodes)), graph.dtype)
+
+
 def weighted_magnitude(node: Node, a: Tensor) -> Tensor:
     """A linear layer with absolute weights."""
     op = cast(Linear | Conv, node.op)

@@ -88,6 +88,10 @@ class Relaxation:
     def cost(self) -> Cost:
         return self.fine.substitution.cost + self.coarse.substitution.cost
 
+    def magnitude(self, index: int) -> Tensor:
+        """The magnitude `(B, *shape)` of a node within the radius that was enclosed last."""
+        return self._magnitudes[index]
+
     def enclose(self, radius: Tensor) -> Enclosure:
         """Lines that hold within `radius` `(B,)` of each sample, inside the box."""
         x = self.values[0]
