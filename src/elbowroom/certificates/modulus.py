@@ -141,7 +141,7 @@ def _smooth(node: Node, weights: Weights) -> Rule:
     steepest = op.lipschitz * weights.norm
     if math.isinf(op.curvature):
         return lambda values, errors: lambda changes: steepest * changes[base]
-    bend = op.curvature * weights.scaled(weights.reach.reshape(1, -1))
+    bend = op.curvature * float(weights.scaled(weights.reach.reshape(1, -1)))
 
     def at(values: Sequence[Tensor], errors: Sequence[Tensor]) -> Change:
         slopes = _slopes(op, values[node.inputs[0]], errors[node.inputs[0]])
