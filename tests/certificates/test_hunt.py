@@ -11,7 +11,7 @@ from torch import nn
 
 from elbowroom import L2, Classifier, Linf
 from elbowroom.attacks import DDN
-from elbowroom.certificates import CERTIFICATES, GlobalLipschitz
+from elbowroom.certificates import CERTIFICATES, GlobalLipschitz, LayerWise, PublishedLayerWise
 from elbowroom.certificates.hunt import Case, LayerSearch, hunt_model
 from elbowroom.certificates.rules import LAYER_RULES
 from nets import make
@@ -131,6 +131,21 @@ def test_a_false_certificate_is_found_out():
     assert torch.equal(boast.violated, inside)
     moved = clf.logits(boast.found.adversarial).argmax(dim=1)
     assert (moved[boast.violated] != y[boast.violated]).all()
+
+
+def test_an_example_within_a_published_bound():
+    # Eight ones slide over the input: the windows overlap, which the thesis's bound forgets.
+    slide = nn.Conv1d(1, 1, 8, bias=False)
+    nn.init.ones_(slide.weight)
+    model = nn.Sequential(slide, nn.Flatten(), nn.Linear(30, 2))
+    model[2].weight.data.copy_(torch.stack([torch.ones(30), -torch.ones(30)]))
+    model[2].bias.data.copy_(torch.tensor([2.0, -2.0]))
+    clf = Classifier(model, bounds=(-9, 9))
+    x, y = torch.zeros(1, 1, 37), torch.tensor([0])
+    found = hunt_model(PublishedLayerWise(), DDN(), clf, x, y)
+    assert found.violated.all()
+    assert not found.claimed.sound
+    assert not hunt_model(LayerWise(), DDN(), clf, x, y).violated.any()
 
 
 def test_norms_must_agree():
