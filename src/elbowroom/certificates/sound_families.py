@@ -64,7 +64,6 @@ def _convolution(g: Generator) -> Layer:
 
 def _normalised(g: Generator) -> nn.BatchNorm2d:
     layer = frozen(nn.BatchNorm2d(3), g)
-    assert isinstance(layer, nn.BatchNorm2d)
     assert layer.running_var is not None
     layer.running_var.copy_(spread(g, 1e-2, 1e2, 3))
     return layer
