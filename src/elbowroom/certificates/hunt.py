@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.attacks import Attack
-from elbowroom.certificates.base import Certificate
 from elbowroom.classifier import Classifier
 from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2, per_sample
@@ -45,18 +44,19 @@ class ModelHunt:
 
 
 def hunt_model(
-    certificate: Certificate, attack: Attack, clf: Classifier, x: Tensor, y: Tensor
+    claimed: CertificateResult, attack: Attack, clf: Classifier, x: Tensor, y: Tensor
 ) -> ModelHunt:
-    """Look for examples within the certified radii of the samples `x` with labels `y`.
+    """Look for examples within radii that were certified of the samples `x` with labels `y`.
 
     Raises `ValueError` where the attack measures in another norm than the certificate.
     """
-    if attack.norm != certificate.norm:
-        raise ValueError(f"the attack is in {attack.norm}, the certificate in {certificate.norm}")
-    claimed, found = certificate(clf, x, y), attack(clf, x, y)
+    norm = claimed.norm
+    if attack.norm != norm:
+        raise ValueError(f"the attack is in {attack.norm}, the certificate in {norm}")
+    found = attack(clf, x, y)
     with clf.session():
         other = clf.logits(found.adversarial).argmax(dim=1) != y
-    distance = certificate.norm.length(found.adversarial.double() - x.double())
+    distance = norm.length(found.adversarial.double() - x.double())
     return ModelHunt(claimed, found, other & (distance < claimed.radius))
 
 
