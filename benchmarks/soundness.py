@@ -1,6 +1,7 @@
 """Are the sound certificates sound? Random networks, inputs and everything that could refute them.
 
-    python benchmarks/soundness.py [--cases 10000] [--chunk 500] [--out runs/soundness]
+    python benchmarks/soundness.py [--cases 10000] [--norms L2 Linf L1] [--chunk 500]
+                                   [--out runs/soundness]
 
 A case is one input of a random network (`random_nets.py`: every layer, in float32 or float64).
 Every certificate of the registry that calls itself sound and takes the network is compared, in
@@ -170,18 +171,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", type=int, default=10_000)
+    parser.add_argument("--norms", nargs="+", default=["L2", "Linf", "L1"])
     parser.add_argument("--chunk", type=int, default=500, help="cases in each file")
     parser.add_argument("--out", type=Path, default=Path("runs/soundness"))
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    nets = options.chunk // INPUTS
+    nets, norms = options.chunk // INPUTS, [Norm.parse(name) for name in options.norms]
     outcomes: list[dict] = []
     for number in range(-(-options.cases // (nets * INPUTS))):
-        path = options.out / f"{nets}-{number:04d}.json"
+        path = options.out / f"{'-'.join(map(str, norms))}-{nets}-{number:04d}.json"
         if not path.exists():
             seeds = range(number * nets, (number + 1) * nets)
-            found = [asdict(outcome) for seed in seeds for outcome in check(random_net(seed))]
+            found = [
+                asdict(outcome) for seed in seeds for outcome in check(random_net(seed), norms)
+            ]
             write_atomically(path, json.dumps(found).encode())
         chunk = json.loads(path.read_text())
         outcomes += chunk

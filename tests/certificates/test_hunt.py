@@ -128,11 +128,11 @@ def test_a_curvature_of_half_its_size_is_found_out(monkeypatch):
 
 
 def test_units_counted_flat_for_too_long_are_found_out(monkeypatch):
-    right = modulus._steepest
+    right = modulus.turned
     monkeypatch.setattr(
-        modulus, "_steepest", lambda op, low, high: right(op, (low + high) / 2, (low + high) / 2)
+        modulus, "turned", lambda op, z, error, moved: right(op, z, error, moved / 2)
     )
-    (found,) = QUICK(_rule("piecewise affine"))
+    (found,) = LayerSearch()(_rule("piecewise affine"))
     assert found.violations > 0
 
 

@@ -119,7 +119,8 @@ def test_units_that_stay_on_a_flat_piece_do_not_count():
     model[0].weight.data.copy_(torch.diag(torch.tensor([1.0, 5.0])))
     model[0].bias.data.copy_(torch.tensor([0.0, -10.0]))
     change = moduli(model, torch.zeros(1, 2, dtype=torch.float64))
-    for radius, expected in ((1.0, 1.0), (1.99, 1.99), (2.01, 5 * 2.01)):
+    # From 2 on the second unit can move by 5 (r - 2): past the first one at r = 2.5.
+    for radius, expected in ((1.0, 1.0), (1.99, 1.99), (2.4, 2.4), (3.0, 5.0), (4.0, 10.0)):
         found = float(change(torch.tensor([radius], dtype=torch.float64))[-1])
         assert found == pytest.approx(expected, rel=1e-7)
 

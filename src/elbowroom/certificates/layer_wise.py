@@ -10,6 +10,7 @@ from torch import Tensor
 
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.gain import Gain
+from elbowroom.certificates.last_layers import last_layers
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.modulus import Modulus, largest_radius
 from elbowroom.classifier import Classifier
@@ -37,9 +38,15 @@ class LayerWise(Certificate):
         modulus = Modulus(known.exact, known.l2_gains, margins.values, margins.errors)
         last = known.l2_gains[-1]
         slopes = margins.slopes(Gain(L2, 1.0, last.base, last.pending))
+        together = last_layers(
+            known.exact, known.l2_gains, margins.values, margins.errors, margins.y
+        )
 
         def safe(radius: Tensor) -> Tensor:
-            change = slopes * modulus(radius)[last.base][:, None]
+            changes = modulus(radius)
+            change = slopes * changes[last.base][:, None]
+            if together is not None:
+                change = torch.minimum(change, together(changes))
             return (change + margins.growth * radius[:, None] <= margins.available).all(dim=1)
 
         with torch.no_grad():

@@ -22,7 +22,7 @@ from elbowroom.norms import L2
 from elbowroom.results import CertificateResult
 
 BUDGET = 1500  # of the attack
-SHOWN = 6  # numbers of a vector that lines of text show
+SHOWN = 6  # samples, and numbers of a vector, that lines of text show
 
 Lines = list[tuple[str, str]]
 
@@ -59,11 +59,14 @@ class Hunt:
         claimed, norm = self.model.claimed, self.model.found.norm
         count, tried = int(self.model.violated.sum()), int((claimed.radius > 0).sum())
         lines = [("hunt in the model", f"{count} of {tried} radii violated by the closest attack")]
-        for case in self._samples():
+        samples = self._samples()
+        for case in samples[:SHOWN]:
             change = f"class {case['label']} becomes {case['decision']}"
             radius, distance = f"{case['radius']:.6g}", f"{case['distance']:.6g}"
             text = f"sample {case['sample']}: certified {radius}, but {change} at {distance} {norm}"
             lines.append(("", text))
+        if len(samples) > SHOWN:
+            lines.append(("", f"and {len(samples) - SHOWN} more; --json and --out have them all"))
         if not self.layers:
             return lines
         total = sum(rule.violations for rule in self.layers)
