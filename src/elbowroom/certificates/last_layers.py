@@ -80,13 +80,7 @@ def _smooth(
 ) -> Differences:
     """`|w'diag(e)V r| <= B/2 sum_i |w_i| (V r)_i^2`, by the norm of `diag(sqrt |w|) V`."""
     op, source = cast(Smooth, node.op), node.inputs[0]
-    z = values[source]
-    with torch.enable_grad():
-        point = z.detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(op.function(point).sum(), point)
-    # The slopes are those at the computed values.
-    off = (smooth_slopes(op, z, errors[source]) - slopes.abs()).clamp(min=0).amax(dim=1)
-    off = off + op.curvature * errors[source] + 1e-12 * op.lipschitz
+    slopes, off = smooth_slopes(op, values[source], errors[source])
     straight = _straight(pairs, slopes, hidden)
     straight = straight + off[:, None] * _lengths(pairs) * hidden.norm
     roots = hidden.scaled(pairs.abs().sqrt().flatten(0, 1)).view(pairs.shape[:2])

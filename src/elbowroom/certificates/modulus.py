@@ -26,7 +26,7 @@ from elbowroom.certificates.operator_norms import SAFETY
 from elbowroom.graph.evaluate import pieces_of, select
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import Add, Concat, Conv, Linear, PiecewiseAffine, Reshape, Smooth
-from elbowroom.norms import L2
+from elbowroom.norms import L2, per_sample
 
 # Dense layers of at most so many units are looked at unit by unit, in so many directions.
 LARGEST_DENSE, DIRECTIONS = 2048, 16
@@ -162,7 +162,9 @@ def _smooth(node: Node, weights: Weights) -> Rule:
     bend = op.curvature * float(weights.scaled(weights.reach.reshape(1, -1)))
 
     def at(values: Sequence[Tensor], errors: Sequence[Tensor]) -> Change:
-        slopes = smooth_slopes(op, values[node.inputs[0]], errors[node.inputs[0]])
+        z = values[node.inputs[0]]
+        slopes, off = smooth_slopes(op, z, errors[node.inputs[0]])
+        slopes = (slopes.abs() + per_sample(off, z)).clamp(max=op.lipschitz)
         here = weights.scaled(slopes)
 
         def change(changes: Sequence[Tensor]) -> Tensor:
@@ -178,13 +180,17 @@ def _smooth(node: Node, weights: Weights) -> Rule:
     return at
 
 
-def smooth_slopes(op: Smooth, z: Tensor, error: Tensor) -> Tensor:
-    """Bounds on `|phi'|` at the exact values of units computed as `z` `(N, *units)`."""
+def smooth_slopes(op: Smooth, z: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes `(N, *units)` at units computed as `z`, and bounds `(N,)` on how far off they are.
+
+    error: `(N,)`, of `z`. Beyond its threshold T PyTorch's softplus has the slope 1, which is off
+    by `1 / (1 + e^T) <= log(1 + e^-T) = beta * deviation`, and beta is four times the curvature.
+    """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(op.function(z).sum(), z)
-    off = op.curvature * error.reshape(-1, *[1] * (z.ndim - 1)) + 1e-12 * op.lipschitz
-    return (slope.abs() + off).clamp(max=op.lipschitz)
+        (slopes,) = torch.autograd.grad(op.function(z).sum(), z)
+    jump = 4 * op.curvature * op.deviation
+    return slopes, op.curvature * error + jump + 1e-12 * op.lipschitz
 
 
 def _rule(node: Node, graph: Graph, gains: Sequence[Gain]) -> Rule:
