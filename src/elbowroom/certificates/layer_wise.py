@@ -24,6 +24,7 @@ class LayerWise(Certificate):
     The last linear layer is exact (Bounds thesis, Theorem 3.6), the others are bounded around the
     sample (`elbowroom.certificates.modulus`): smooth activations to second order, as in Theorem
     4.2, units of a dense layer only where they can leave a flat piece, all else by operator norms.
+    The last two dense layers are bounded together (`elbowroom.certificates.last_layers`).
     Never below `GlobalLipschitz`, and equal to it where no layer knows more; sound for the
     network as it is computed, as that is. Costs two forward passes.
 
