@@ -14,6 +14,7 @@ from elbowroom import L1, L2, Classifier, Linf, models
 from elbowroom.attacks import DDN
 from elbowroom.certificates import GlobalLipschitz, LayerWise, modulus
 from elbowroom.certificates.gain import Gain, Pending
+from elbowroom.certificates.last_layers import last_layers
 from elbowroom.certificates.margins import constants
 from elbowroom.certificates.modulus import Modulus, Weights, largest_radius
 from elbowroom.graph import UnsupportedOperationError, trace
@@ -119,7 +120,8 @@ def test_units_that_stay_on_a_flat_piece_do_not_count():
     model[0].weight.data.copy_(torch.diag(torch.tensor([1.0, 5.0])))
     model[0].bias.data.copy_(torch.tensor([0.0, -10.0]))
     change = moduli(model, torch.zeros(1, 2, dtype=torch.float64))
-    for radius, expected in ((1.0, 1.0), (1.99, 1.99), (2.01, 5 * 2.01)):
+    # From 2 on the second unit can move by 5 (r - 2): past the first one at r = 2.5.
+    for radius, expected in ((1.0, 1.0), (1.99, 1.99), (2.4, 2.4), (3.0, 5.0), (4.0, 10.0)):
         found = float(change(torch.tensor([radius], dtype=torch.float64))[-1])
         assert found == pytest.approx(expected, rel=1e-7)
 
@@ -137,6 +139,52 @@ def test_scaled_norms_from_above(directions, monkeypatch):
     assert (found >= true).all()
     rest = float(torch.linalg.svdvals(weight)[2]) if directions == 2 else 0.0
     assert (found <= (true.square() + rest**2).sqrt() * (1 + 1e-6)).all()
+
+
+ACTIVATIONS = [
+    nn.ReLU(), nn.LeakyReLU(0.2), nn.Hardtanh(-0.3, 0.6), nn.Tanh(), nn.Sigmoid(), nn.GELU(),
+    nn.Softplus(), nn.Softplus(2.0, 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+def test_the_last_two_layers_together(activation):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 9), activation, nn.Linear(9, 3)).double()
+    model[0].weight.data.mul_(2)
+    x = torch.rand(6, 4, dtype=torch.float64)
+    known = constants(trace(model, (4,), dtype=torch.float64), L2)
+    values = evaluate(known.exact, x)
+    zero, y = torch.zeros(6, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1, 2])
+    errors = [zero] * len(values)
+    together = last_layers(known.exact, known.l2_gains, values, errors, y)
+    generator = torch.Generator().manual_seed(0)
+    weights = model[2].weight.detach()
+    gaps = weights[y][:, None] - weights
+    beta = getattr(activation, "beta", None)
+    modulus_of = Modulus(known.exact, known.l2_gains, values, errors)
+    better = 0
+    for radius in (0.01, 0.1, 0.5, 2.0):
+        changes = modulus_of(zero + radius)
+        bounds = together(changes)
+        better += int((bounds < gaps.norm(dim=2) * changes[2][:, None]).sum())
+        r = torch.randn(3000, 6, 4, generator=generator, dtype=torch.float64)
+        # Random directions, and those of the differences' own gradients.
+        jacobian = torch.func.vmap(torch.func.jacrev(model))(x).detach()
+        r[:3] = (jacobian.gather(1, y[:, None, None].expand(-1, 1, 4)) - jacobian).mT.permute(
+            2, 0, 1
+        )
+        r[3:6] = -r[:3]
+        r = radius * r / r.norm(dim=2, keepdim=True).clamp(min=1e-300)
+        z, moved = (model[0](point).detach() for point in (x, x + r))
+        # Softplus without PyTorch's threshold, which counts as rounding.
+        smooth = activation if beta is None else lambda v: torch.log1p((beta * v).exp()) / beta
+        difference = ((smooth(moved) - smooth(z))[:, :, None] * gaps).sum(dim=3)
+        assert (difference.abs() <= bounds * (1 + 1e-12)).all()
+        if radius == 0.01 and getattr(activation, "threshold", 20) == 20:  # nearly linear: exact
+            found = difference.abs().amax(dim=0)
+            assert (found >= 0.9 * bounds - 1e-2 * radius).all()
+    assert better > 20
 
 
 def test_sums_and_concatenations():

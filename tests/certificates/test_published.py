@@ -161,7 +161,7 @@ def test_it_can_be_wrong_where_the_corrected_one_is_not():
     # One convolution whose windows overlap: the thesis divides by |W|_F, the norm is larger.
     model = nn.Sequential(nn.Conv1d(1, 1, 8, bias=False), nn.Flatten(), nn.Linear(30, 2)).double()
     model[0].weight.data.fill_(1.0)
-    matrix = model[0](torch.eye(37, dtype=torch.float64)[:, None])[:, 0].T
+    matrix = model[0](torch.eye(37, dtype=torch.float64)[:, None])[:, 0].T.detach()
     direction = torch.linalg.svd(matrix)[0][:, 0]
     model[2].weight.data.copy_(torch.stack([direction, -direction]))
     model[2].bias.data.copy_(torch.tensor([1.0, -1.0]))

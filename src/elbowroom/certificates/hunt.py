@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.attacks import Attack
-from elbowroom.certificates.base import Certificate
 from elbowroom.classifier import Classifier
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.norms import L2, per_sample
 from elbowroom.results import AttackResult, CertificateResult
 
@@ -44,18 +44,19 @@ class ModelHunt:
 
 
 def hunt_model(
-    certificate: Certificate, attack: Attack, clf: Classifier, x: Tensor, y: Tensor
+    claimed: CertificateResult, attack: Attack, clf: Classifier, x: Tensor, y: Tensor
 ) -> ModelHunt:
-    """Look for examples within the certified radii of the samples `x` with labels `y`.
+    """Look for examples within radii that were certified of the samples `x` with labels `y`.
 
     Raises `ValueError` where the attack measures in another norm than the certificate.
     """
-    if attack.norm != certificate.norm:
-        raise ValueError(f"the attack is in {attack.norm}, the certificate in {certificate.norm}")
-    claimed, found = certificate(clf, x, y), attack(clf, x, y)
+    norm = claimed.norm
+    if attack.norm != norm:
+        raise ValueError(f"the attack is in {attack.norm}, the certificate in {norm}")
+    found = attack(clf, x, y)
     with clf.session():
         other = clf.logits(found.adversarial).argmax(dim=1) != y
-    distance = certificate.norm.length(found.adversarial.double() - x.double())
+    distance = norm.length(found.adversarial.double() - x.double())
     return ModelHunt(claimed, found, other & (distance < claimed.radius))
 
 
@@ -73,15 +74,16 @@ class Case:
     kappa: Tensor
     claim: Tensor
 
-    def excess(self, output: Tensor, before: Tensor, kappa: Tensor, premise: Premise) -> Tensor:
-        """By how much the outputs fulfil the premise; negative where they do not."""
-        if premise == "change":
-            return L2.length(output - before) - kappa
-        if premise == "norm":
-            return L2.length(output) - L2.length(before) - kappa
-        label = before.argmax(dim=1, keepdim=True)
-        other = output.scatter(1, label, -torch.inf).amax(dim=1)
-        return other - output.gather(1, label)[:, 0]
+
+def excess(output: Tensor, before: Tensor, kappa: Tensor, premise: Premise) -> Tensor:
+    """`(N,)`: by how much the outputs fulfil the premise; negative where they do not."""
+    if premise == "change":
+        return L2.length(output - before) - kappa
+    if premise == "norm":
+        return L2.length(output) - L2.length(before) - kappa
+    label = before.argmax(dim=1, keepdim=True)
+    other = output.scatter(1, label, -torch.inf).amax(dim=1)
+    return other - output.gather(1, label)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class LayerSearch:
     Ascends along the direction of the perturbation from random starts, while its length shrinks
     where the premise is fulfilled and grows where it is not, as in DDN (Rony et al. 2019); then
     bisects the length.
+
+    layers: random ones of each rule. starts, steps: of every input. bisections: at the end.
     """
 
     layers: int = 6
@@ -146,6 +150,9 @@ class LayerSearch:
     steps: int = 120
     bisections: int = 50
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_hyperparameters(self)
 
     def __call__(self, rules: Sequence[LayerRule]) -> list[RuleHunt]:
         """One result for every rule and each of its premises."""
@@ -177,8 +184,8 @@ class LayerSearch:
         with torch.no_grad():
             before = case.layer(x)
 
-        def excess(r: Tensor) -> Tensor:
-            return case.excess(case.layer(x + r), before, kappa, premise)
+        def more(r: Tensor) -> Tensor:
+            return excess(case.layer(x + r), before, kappa, premise)
 
         direction = L2.steepest(_normal(x, generator))
         shares = torch.logspace(-1.5, 0.3, starts, dtype=torch.float64).repeat(count)
@@ -188,7 +195,7 @@ class LayerSearch:
             rate = 0.5 ** (1 + 5 * step / self.steps)
             with torch.enable_grad():
                 r = (direction * per_sample(length, x)).requires_grad_()
-                value = excess(r)
+                value = more(r)
                 (slope,) = torch.autograd.grad(value.sum(), r)
             met = value.detach() >= 0
             shorter = met & (length < best)
@@ -203,11 +210,11 @@ class LayerSearch:
             low, high = torch.zeros_like(best), best
             for _ in range(self.bisections):
                 middle = (low + high) / 2
-                met = excess(at * per_sample(middle.nan_to_num(posinf=1.0), x)) >= 0
+                met = more(at * per_sample(middle.nan_to_num(posinf=1.0), x)) >= 0
                 low, high = torch.where(met, low, middle), torch.where(met, middle, high)
             r = at * per_sample(high.nan_to_num(posinf=1.0), x)
             # A plain evaluation decides.
-            found = torch.where(excess(r) >= 0, L2.length(r), torch.inf).view(count, starts)
+            found = torch.where(more(r) >= 0, L2.length(r), torch.inf).view(count, starts)
         nearest = found.argmin(dim=1)
         rows = torch.arange(count) * starts + nearest
         return r[rows], found.amin(dim=1)

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from elbowroom.certificates.gain import Gain, node_factor
 from elbowroom.certificates.operator_norms import SAFETY
+from elbowroom.graph.evaluate import pieces_of, select
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import Add, Concat, Conv, Linear, PiecewiseAffine, Reshape, Smooth
-from elbowroom.norms import L2
+from elbowroom.norms import L2, per_sample
 
 # Dense layers of at most so many units are looked at unit by unit, in so many directions.
 LARGEST_DENSE, DIRECTIONS = 2048, 16
@@ -99,35 +100,52 @@ class Weights:
 
 
 def _piecewise(node: Node, weights: Weights) -> Rule:
-    """A unit counts with the steepest piece it can reach; on a flat one, not at all."""
+    """A unit counts with its slope and by how much that can turn; on a flat piece, not at all."""
     op, base = cast(PiecewiseAffine, node.op), weights.base
-    steepest = float(op.slopes.abs().max()) * weights.norm
+    steepest = float(op.slopes.abs().max())
     if weights.dense is None:
-        return lambda values, errors: lambda changes: steepest * changes[base]
+        return lambda values, errors: lambda changes: steepest * weights.norm * changes[base]
 
     def at(values: Sequence[Tensor], errors: Sequence[Tensor]) -> Change:
-        z, error = values[node.inputs[0]], errors[node.inputs[0]][:, None]
+        z, error = values[node.inputs[0]], errors[node.inputs[0]]
 
         def change(changes: Sequence[Tensor]) -> Tensor:
-            moved = changes[base][:, None] * weights.reach + error
-            return changes[base] * weights.scaled(_steepest(op, z - moved, z + moved))
+            s = changes[base]
+            here, turn = turned(op, z, error, s[:, None] * weights.reach)
+            return s * weights.scaled(
+                torch.clamp(here.abs() + turn, max=float(op.slopes.abs().max()))
+            )
 
         return change
 
     return at
 
 
-def _steepest(op: PiecewiseAffine, low: Tensor, high: Tensor) -> Tensor:
-    """The largest absolute slope of the pieces between `low` and `high`."""
-    found = torch.zeros_like(low)
-    for piece, slope in enumerate(op.slopes.abs()):
-        reached = torch.ones_like(low, dtype=torch.bool)
+def turned(op: PiecewiseAffine, z: Tensor, error: Tensor, moved: Tensor) -> tuple[Tensor, Tensor]:
+    """The slopes at `z` `(N, units)`, and how far mean slopes can be from them, `(N, units)`.
+
+    The mean is over the way of a unit that moves by at most `moved` `(N, units)`; exact values are
+    within `error` `(N,)` of `z`. A unit begins to turn at the nearest break: `|h(z + t) - h(z) -
+    h'(z) t|` is at most the largest difference of slopes that it meets, times `|t| - gap`.
+    """
+    error = error[:, None]
+    here = select(op.slopes, pieces_of(op, z))
+    gap = torch.full_like(z, torch.inf)
+    for edge in op.breaks:
+        gap = torch.minimum(gap, (z - edge).abs())
+    low, high = z - moved - error, z + moved + error
+    difference = torch.zeros_like(z)
+    for piece, slope in enumerate(op.slopes):
+        reached = torch.ones_like(z, dtype=torch.bool)
         if piece > 0:
             reached &= high >= op.breaks[piece - 1]
         if piece < len(op.breaks):
             reached &= low <= op.breaks[piece]
-        found = torch.where(reached, torch.maximum(found, slope), found)
-    return found
+        difference = torch.where(
+            reached, torch.maximum(difference, (slope - here).abs()), difference
+        )
+    share = (moved + error - gap) / moved.clamp(min=torch.finfo(z.dtype).tiny)
+    return here, difference * share.clamp(0, 1)
 
 
 def _smooth(node: Node, weights: Weights) -> Rule:
@@ -141,10 +159,12 @@ def _smooth(node: Node, weights: Weights) -> Rule:
     steepest = op.lipschitz * weights.norm
     if math.isinf(op.curvature):
         return lambda values, errors: lambda changes: steepest * changes[base]
-    bend = op.curvature * weights.scaled(weights.reach.reshape(1, -1))
+    bend = op.curvature * float(weights.scaled(weights.reach.reshape(1, -1)))
 
     def at(values: Sequence[Tensor], errors: Sequence[Tensor]) -> Change:
-        slopes = _slopes(op, values[node.inputs[0]], errors[node.inputs[0]])
+        z = values[node.inputs[0]]
+        slopes, off = smooth_slopes(op, z, errors[node.inputs[0]])
+        slopes = (slopes.abs() + per_sample(off, z)).clamp(max=op.lipschitz)
         here = weights.scaled(slopes)
 
         def change(changes: Sequence[Tensor]) -> Tensor:
@@ -160,13 +180,17 @@ def _smooth(node: Node, weights: Weights) -> Rule:
     return at
 
 
-def _slopes(op: Smooth, z: Tensor, error: Tensor) -> Tensor:
-    """Bounds on `|phi'|` at the exact values of units computed as `z` `(N, *units)`."""
+def smooth_slopes(op: Smooth, z: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes `(N, *units)` at units computed as `z`, and bounds `(N,)` on how far off they are.
+
+    error: `(N,)`, of `z`. Beyond its threshold T PyTorch's softplus has the slope 1, which is off
+    by `1 / (1 + e^T) <= log(1 + e^-T) = beta * deviation`, and beta is four times the curvature.
+    """
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(op.function(z).sum(), z)
-    off = op.curvature * error.reshape(-1, *[1] * (z.ndim - 1)) + 1e-12 * op.lipschitz
-    return (slope.abs() + off).clamp(max=op.lipschitz)
+        (slopes,) = torch.autograd.grad(op.function(z).sum(), z)
+    jump = 4 * op.curvature * op.deviation
+    return slopes, op.curvature * error + jump + 1e-12 * op.lipschitz
 
 
 def _rule(node: Node, graph: Graph, gains: Sequence[Gain]) -> Rule:

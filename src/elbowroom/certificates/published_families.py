@@ -49,8 +49,7 @@ def _linear(g: Generator) -> Case:
     layer = frozen(nn.Linear(inputs, classes), g)
     x = uniform(g, -1, 1, POINTS, inputs)
     logits = layer(x)
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    claim = published.published_linear(logits, weight, logits.argmax(dim=1))
+    claim = published.published_linear(logits, layer.weight, logits.argmax(dim=1))
     return Case(layer, f"linear, {inputs} to {classes}", x, torch.zeros(POINTS).double(), claim)
 
 
@@ -60,7 +59,7 @@ def _convolution(g: Generator) -> Case:
     convolution = frozen(nn.Conv2d(channels, whole(g, 1, 2), kernel, stride, bias=False), g, 0.5, 1)
     x = uniform(g, 0, 1, POINTS, channels, size, size)
     kappa = spread(g, 0.1, 10, POINTS)
-    weight: Tensor = convolution.weight  # type: ignore[assignment]
+    weight = convolution.weight
     words = f"convolution {tuple(weight.shape)}, stride {stride}, of {size} x {size}, with ReLU"
     claim = published.published_convolution(kappa, weight)
     return Case(nn.Sequential(convolution, nn.ReLU()), words, x, kappa, claim)
@@ -72,8 +71,7 @@ def _dense(activation: nn.Module, name: str, depth: int = 1, inputs: int = 3) ->
         layers = [frozen(nn.Linear(a, b), g) for a, b in pairwise(sizes)]
         model = nn.Sequential(*(part for layer in layers for part in (layer, activation)))
         x = uniform(g, -2, 2, POINTS, sizes[0])
-        weights: list[Tensor] = [layer.weight for layer in layers]  # type: ignore[misc]
-        m = published.published_m(weights, [name] * depth)
+        m = published.published_m([layer.weight for layer in layers], [name] * depth)
         return _theorem_4_2(g, model, f"{name} layers {sizes}", x, m)
 
     words = f"4.2 {name}" if depth == 1 else f"4.2 {name}, {depth} layers"
@@ -83,11 +81,10 @@ def _dense(activation: nn.Module, name: str, depth: int = 1, inputs: int = 3) ->
 def _below_the_kink(g: Generator) -> Case:
     inputs, units = whole(g, 1, 3), whole(g, 1, 3)
     layer = frozen(nn.Linear(inputs, units), g)
-    weight: Tensor = layer.weight  # type: ignore[assignment]
     x = uniform(g, -1, 1, 1, inputs).expand(POINTS, -1)
     # All inputs are the same; every unit is a little below 0.
-    layer.bias.copy_(-(weight @ x[0]) - spread(g, 1e-4, 1e-2, units))  # type: ignore[operator]
-    m = published.published_m([weight], ["relu"])
+    layer.bias.copy_(-(layer.weight @ x[0]) - spread(g, 1e-4, 1e-2, units))
+    m = published.published_m([layer.weight], ["relu"])
     model = nn.Sequential(layer, nn.ReLU())
     return _theorem_4_2(g, model, f"ReLU layer [{inputs}, {units}]", x, m)
 
@@ -96,11 +93,10 @@ def _elementwise(g: Generator) -> Case:
     """One softplus unit of many inputs, M the largest of its second derivatives."""
     inputs = 4 ** whole(g, 2, 5)
     layer = frozen(nn.Linear(inputs, 1), g, 0.5, 1.0)
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    layer.bias.fill_(float(uniform(g, -8, -2)))  # type: ignore[operator]
+    layer.bias.fill_(float(uniform(g, -8, -2)))
     x = uniform(g, -1, 1, POINTS, inputs) / inputs
     model = nn.Sequential(layer, nn.Softplus())
-    m = float(weight.abs().max()) ** 2 / 4
+    m = float(layer.weight.abs().max()) ** 2 / 4
     return _theorem_4_2(g, model, f"softplus of {inputs} inputs", x, m)
 
 

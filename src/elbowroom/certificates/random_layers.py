@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
 
 POINTS = 12  # inputs of each layer
 
@@ -25,7 +28,7 @@ def spread(g: Generator, low: float, high: float, *shape: int) -> Tensor:
     return uniform(g, math.log(low), math.log(high), *shape).exp()
 
 
-def frozen(layer: nn.Module, g: Generator, low: float = -1.0, high: float = 1.0) -> nn.Module:
+def frozen(layer: M, g: Generator, low: float = -1.0, high: float = 1.0) -> M:
     """The layer in float64 with uniform parameters, in evaluation mode."""
     layer = layer.double().eval().requires_grad_(False)
     for parameter in layer.parameters():

@@ -6,16 +6,21 @@ mistake in one of them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor, nn
 
+from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.gain import gains, tails
 from elbowroom.certificates.hunt import Case, LayerRule
+from elbowroom.certificates.layer_wise import LayerWise
+from elbowroom.certificates.lipschitz import GlobalLipschitz
 from elbowroom.certificates.modulus import Modulus, largest_radius
 from elbowroom.certificates.random_layers import POINTS, frozen, spread, uniform, whole
 from elbowroom.certificates.rounding import layer_errors, rounding
+from elbowroom.classifier import Classifier
 from elbowroom.graph import Graph, trace
 from elbowroom.graph.evaluate import evaluate
 from elbowroom.norms import L2
@@ -64,7 +69,6 @@ def _convolution(g: Generator) -> Layer:
 
 def _normalised(g: Generator) -> nn.BatchNorm2d:
     layer = frozen(nn.BatchNorm2d(3), g)
-    assert isinstance(layer, nn.BatchNorm2d)
     assert layer.running_var is not None
     layer.running_var.copy_(spread(g, 1e-2, 1e2, 3))
     return layer
@@ -162,4 +166,19 @@ def _rules(claim: Claim) -> list[LayerRule]:
     return [rule(name, layer) for name, layer in LAYERS.items()]
 
 
-LIPSCHITZ_RULES, MODULUS_RULES = _rules(lipschitz_claim), _rules(modulus_claim)
+def _decision(certificate: Certificate) -> LayerRule:
+    """The certificate itself, on networks of two layers: how their margins are bounded."""
+    hidden = _activated(nn.ReLU, nn.LeakyReLU, nn.Hardtanh, nn.Tanh, nn.Sigmoid, nn.Softplus)
+
+    def draw(g: Generator) -> Case:
+        first, x = hidden(g)
+        features = first(x).shape[1]
+        model = nn.Sequential(first, frozen(nn.Linear(features, whole(g, 2, 4)), g))
+        claim = certificate(Classifier(model, bounds=(-math.inf, math.inf)), x).radius
+        return Case(model, " ".join(str(model).split()), x, torch.zeros(POINTS).double(), claim)
+
+    return LayerRule("decision of two layers", True, draw, ("decision",))
+
+
+LIPSCHITZ_RULES = [*_rules(lipschitz_claim), _decision(GlobalLipschitz())]
+MODULUS_RULES = [*_rules(modulus_claim), _decision(LayerWise())]

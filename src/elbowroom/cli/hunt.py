@@ -9,7 +9,6 @@ from typing import Any
 from torch import Tensor
 
 from elbowroom.attacks import Closest
-from elbowroom.certificates import Certificate
 from elbowroom.certificates.hunt import (
     Counterexample,
     LayerSearch,
@@ -20,9 +19,10 @@ from elbowroom.certificates.hunt import (
 from elbowroom.certificates.rules import LAYER_RULES
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L2
+from elbowroom.results import CertificateResult
 
 BUDGET = 1500  # of the attack
-SHOWN = 6  # numbers of a vector that lines of text show
+SHOWN = 6  # samples, and numbers of a vector, that lines of text show
 
 Lines = list[tuple[str, str]]
 
@@ -38,12 +38,12 @@ class Hunt:
 
     @staticmethod
     def run(
-        method: str, built: Certificate, clf: Classifier, x: Tensor, y: Tensor, seed: int
+        method: str, claimed: CertificateResult, clf: Classifier, x: Tensor, y: Tensor, seed: int
     ) -> Hunt:
         """Attack the samples, and try the layer rules of the certificate called `method`."""
-        attack = Closest(norm=built.norm, budget=BUDGET, seed=seed)
-        model = hunt_model(built, attack, clf, x, y)
-        rules = LAYER_RULES.get(method, ()) if built.norm == L2 else ()
+        attack = Closest(norm=claimed.norm, budget=BUDGET, seed=seed)
+        model = hunt_model(claimed, attack, clf, x, y)
+        rules = LAYER_RULES.get(method, ()) if claimed.norm == L2 else ()
         layers = LayerSearch(seed=seed)(rules)
         with clf.session():
             decisions = clf.logits(model.found.adversarial).argmax(dim=1)
@@ -59,11 +59,14 @@ class Hunt:
         claimed, norm = self.model.claimed, self.model.found.norm
         count, tried = int(self.model.violated.sum()), int((claimed.radius > 0).sum())
         lines = [("hunt in the model", f"{count} of {tried} radii violated by the closest attack")]
-        for case in self._samples():
+        samples = self._samples()
+        for case in samples[:SHOWN]:
             change = f"class {case['label']} becomes {case['decision']}"
             radius, distance = f"{case['radius']:.6g}", f"{case['distance']:.6g}"
             text = f"sample {case['sample']}: certified {radius}, but {change} at {distance} {norm}"
             lines.append(("", text))
+        if len(samples) > SHOWN:
+            lines.append(("", f"and {len(samples) - SHOWN} more; --json and --out have them all"))
         if not self.layers:
             return lines
         total = sum(rule.violations for rule in self.layers)

@@ -165,7 +165,7 @@ def certify(
         "largest_radius": largest,
         "cost": asdict(found.cost),
     }
-    hunted = Hunt.run(method, built, loaded.clf, loaded.x, loaded.y, seed) if hunt else None
+    hunted = Hunt.run(method, found, loaded.clf, loaded.x, loaded.y, seed) if hunt else None
     arrays = {"radius": found.radius, "label": loaded.y}
     if hunted is not None:
         lines += hunted.lines()
