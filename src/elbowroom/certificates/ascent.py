@@ -14,6 +14,8 @@ MEMORY = 30
 BARRIER, FALL, LEAST_BARRIER = 4.0, 0.4, 1e-6
 # It falls when so many steps together add less than this to the objective.
 PATIENCE, PROGRESS = 10, 5e-3
+# Multipliers are offered for proof when their radius is so many times that of the last.
+WORTH = 1.01
 LINE_SEARCH, SHRINK, SUFFICIENT = 12, 0.4, 1e-4
 
 
@@ -51,7 +53,7 @@ def starting_point(problem: Problem) -> Multipliers:
 def ascend(
     problem: Problem, start: Multipliers, steps: int, enough: float
 ) -> Iterator[Multipliers]:
-    """Better and better multipliers: at every fall of the barrier, and at the end.
+    """Better and better multipliers: when the barrier falls, and at the end.
 
     Also as soon as the radius passes `enough` by a little.
     """
@@ -63,6 +65,7 @@ def ascend(
         return
     memory: list[tuple[Tensor, Tensor]] = []
     history: list[float] = []
+    offered = 0.0
     for _ in range(steps):
         found = _step(problem, start, at, now, barrier, memory)
         stuck = found is None
@@ -72,14 +75,16 @@ def ascend(
             memory = [pair for pair in memory[-MEMORY:] if float(pair[0] @ pair[1]) > 0]
             at, now = moved, better
             history.append(now.objective)
-            if now.radius > 1.01 * enough:
+            if now.radius > max(1.01 * enough, WORTH * offered):
                 yield start.like(at)
+                offered = now.radius
         slow = len(history) > PATIENCE and history[-1] - history[-1 - PATIENCE] < PROGRESS
         if stuck and memory:
             memory = []
         elif stuck or slow:
-            if now.radius > 0:
+            if now.radius > WORTH * offered:
                 yield start.like(at)
+                offered = now.radius
             barrier, history, memory = barrier * FALL, [], memory[-5:]
             again = evaluate(problem, start.like(at), barrier)
             if barrier < least or again is None:

@@ -14,7 +14,7 @@ from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.deviations import Deviations, deviations
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.relaxation import Relaxation
-from elbowroom.certificates.shor import Multipliers, Problem, guaranteed_value
+from elbowroom.certificates.shor import Multipliers, Problem, evaluate, guaranteed_value
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L2, Norm
 
@@ -96,20 +96,17 @@ class Semidefinite(Certificate):
         self, proof: _Proof, enough: float, start: Multipliers | None
     ) -> tuple[float, Multipliers]:
         """A proved radius for one class, at least `enough` if that can be had."""
-        rough = replace(proof.problem.to(torch.float32), margin=1.0)
         scale = proof.problem.margin
-        rough = replace(rough, row=rough.row / scale)
-        best, at = 0.0, starting_point(rough)
-        for begin in (start, at):
-            if begin is None:
-                continue
-            for candidate in ascend(rough, begin, self.steps, enough):
-                found = proof.radius(candidate.to(torch.float64).scaled(scale))
-                if found > best:
-                    best, at = found, candidate
-                if best >= enough:
-                    return best, at
-            if best > 0.5 * enough:
+        rough = proof.problem.to(torch.float32)
+        rough = replace(rough, margin=1.0, row=rough.row / scale)
+        if start is None or evaluate(rough, start, 0.0) is None:
+            start = starting_point(rough)
+        best, at = 0.0, start
+        for candidate in ascend(rough, start, self.steps, enough):
+            found = proof.radius(candidate.to(torch.float64).scaled(scale))
+            if found > best:
+                best, at = found, candidate
+            if best >= enough:
                 break
         return best, at
 
