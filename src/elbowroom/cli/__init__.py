@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from elbowroom.cli.experiments import experiment
 from elbowroom.cli.invert import invert
 from elbowroom.cli.make import data, train
 from elbowroom.cli.measure import audit, report
@@ -32,7 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for function in (
-    audit, attack, certify, exact, invert, path, figure, preimage, report, train, data,
+    audit, attack, certify, exact, invert, path, figure, experiment, preimage, report, train, data,
 ):  # fmt: skip
     app.command()(function)
 

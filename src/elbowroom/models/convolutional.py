@@ -71,10 +71,10 @@ def cifar_nin(*, classes: int = 10, dropout: float = 0.5) -> nn.Sequential:
 
     Lin, Chen and Yan 2013; CIFAR-NIN of the Bounds thesis (5.1.2). Three blocks, each of a
     convolution and two 1x1 convolutions with ReLU: 5x5 with 192, 160 and 96 filters, 5x5 with 192,
-    192 and 192, 3x3 with 192, 192 and `classes`. Max pooling 3/2, average pooling 3/2 (both with
-    windows that reach over the edge, as Caffe has them) and dropout between them; the mean over each
-    of the last maps is a logit. 966,986 parameters. The weights are drawn as He et al. have it
-    and not, as in Caffe, with a standard deviation of 0.05 everywhere.
+    192 and 192, 3x3 with 192, 192 and `classes`. Between them are max pooling 3/2, average pooling
+    3/2 (windows reach over the edge, as in Caffe) and dropout; the mean over each of the last maps
+    is a logit. 966,986 parameters. The weights are drawn as He et al. have it and not, as in Caffe,
+    with the same standard deviation everywhere.
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, number = 3, 0

@@ -123,21 +123,23 @@ def perturb(
     found = measured.points["FGS"]
     moved = Linf.length(found.double() - x.double()) * GREY_LEVELS
     worked = measured.distances["FGS"].isfinite()
-    with clf.session():
-        reached = torch.cat([clf.logits(part).argmax(1) for part in found.split(CHUNK)])
-        right = torch.cat([
-            clf.logits(part).argmax(1) == y
-            for part, y in zip(data.x[:tested].split(CHUNK), data.y[:tested].split(CHUNK), strict=True)
-        ])  # fmt: skip
+    decided = _decisions(clf, data.x[:tested])
     return PerturbedImages(
-        accuracy=float(right.double().mean()),
-        tested=len(right),
+        accuracy=float((decided == data.y[:tested]).double().mean()),
+        tested=len(decided),
         x=x,
         measured=measured,
         eps=torch.where(worked, moved, torch.inf),
-        reached=torch.where(worked, reached.cpu(), measured.decisions),
+        reached=torch.where(worked, _decisions(clf, found), measured.decisions),
         classes=data.classes,
     )
+
+
+def _decisions(clf: Classifier, x: Tensor) -> Tensor:
+    """`(N,)`, on the CPU, a chunk at a time."""
+    with clf.session():
+        parts = [clf.logits(part.to(clf.device)).argmax(dim=1) for part in torch.split(x, CHUNK)]
+    return torch.cat(parts).cpu()
 
 
 def recipe(name: str, *, short: bool) -> Recipe:

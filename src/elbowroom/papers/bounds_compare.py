@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class Measured:
     def by_network(self, values: Tensor) -> Tensor:
         """`(M,)`: means of the finite `values` `(N,)` of each network; NaN where there are none."""
         known = values.isfinite()
-        places = self.networks.unique(return_inverse=True)[1]
+        places = torch.unique(self.networks, return_inverse=True)[1]
         sums = torch.zeros(int(places.max()) + 1, dtype=torch.float64)
         count = sums.scatter_add(0, places, known.double())
         return sums.scatter_add(0, places, torch.where(known, values, 0.0).double()) / count
@@ -134,8 +135,9 @@ def measure(
                    out (NaN) where that is not enough.
     network:       a number for `Measured.networks`.
 
-    A bound that refuses the network is recorded, not raised. Attacks and bounds are in L2. Raises `UnsupportedOperationError`
-    where the exact distance is asked for of a network that is not piecewise affine.
+    A bound that refuses the network is recorded, not raised. Attacks and bounds are in L2. Raises
+    `UnsupportedOperationError` where the exact distance is asked for of a network that is not
+    piecewise affine.
     """
     clf = as_classifier(model)
     x, y = clf.validate(x)
@@ -152,11 +154,10 @@ def measure(
         distances[EXACT] = _exact(clf, x, y, distances, points, exact_seconds)
     radii, refused = {}, {}
     for name, bound in bounds.items():
-        try:
-            radii[name] = bound(clf, x, y).radius.double().cpu()
-        except UnsupportedOperationError as error:
-            refused[name] = str(error)
-            radii[name] = torch.full((len(x),), torch.nan, dtype=torch.float64)
+        found_radii, reason = radii_or_reason(bound, clf, x, y)
+        radii[name] = found_radii
+        if reason is not None:
+            refused[name] = reason
     return Measured(
         decisions=y.cpu(),
         distances=distances,
@@ -166,6 +167,16 @@ def measure(
         refused=refused,
         networks=torch.full((len(x),), network),
     )
+
+
+def radii_or_reason(
+    bound: Certificate, clf: Classifier, x: Tensor, y: Tensor | None = None
+) -> tuple[Tensor, str | None]:
+    """`(N,)` radii; NaN, and the reason, for a network that the bound refuses."""
+    try:
+        return bound(clf, x, y).radius.double().cpu(), None
+    except UnsupportedOperationError as error:
+        return torch.full((len(x),), torch.nan, dtype=torch.float64), str(error)
 
 
 def _exact(
@@ -235,3 +246,36 @@ class FastGradient(Attack):
             point = attack.search(clf, x, goal, rng)
             best.offer(point, clf.logits(point), goal)
         return best.point
+
+
+def summary(found: Measured) -> dict[str, Any]:
+    """The figures of all attacks and bounds, as plain values for JSON; None for unknown ones."""
+    attacks = list(dict.fromkeys([*found.distances, BEST]))
+    return {
+        "samples": len(found.decisions),
+        "attacks": {
+            name: {
+                "success_rate": found.success_rate(name),
+                "distance": plain(Spread.of(found.distance(name))),
+            }
+            for name in attacks
+        },
+        "bounds": {
+            name: {
+                "sound": found.sound[name],
+                "refused": found.refused.get(name),
+                "violations": int(found.violations(name).sum()),
+                "radius": plain(Spread.of(found.radii[name])),
+                "deviation": {a: plain(Spread.of(found.deviations(a, name))) for a in attacks},
+                "tightness": {a: plain(Spread.of(found.tightness(a, name))) for a in attacks},
+            }
+            for name in found.radii
+        },
+    }
+
+
+def plain(spread: Spread | None) -> dict[str, float | None] | None:
+    """Its fields; None for those that are not finite."""
+    if spread is None:
+        return None
+    return {k: v if math.isfinite(v) else None for k, v in asdict(spread).items()}

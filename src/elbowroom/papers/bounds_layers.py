@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from elbowroom.attacks import Attack
 from elbowroom.certificates import Certificate
 from elbowroom.classifier import Classifier
-from elbowroom.graph import UnsupportedOperationError
-from elbowroom.papers.bounds_compare import BEST, Measured, measure
+from elbowroom.papers.bounds_compare import BEST, Measured, measure, radii_or_reason
 from elbowroom.papers.lra import Advance
 
 SCALE = 0.9
@@ -118,7 +117,7 @@ class LayerBounds:
     refused: dict[str, str]
 
     def relative(self, bound: str, share: float = DELTA / KAPPA) -> list[float]:
-        """Eq. 5.13 for the last 1, ..., L layers: medians over the samples whose bounds are positive.
+        """Eq. 5.13 for the last 1, ..., L layers: medians over samples whose bounds are positive.
 
         share: delta by kappa_L, so that no unit matters; 0.05 in Fig. 5.13.
         """
@@ -134,9 +133,7 @@ class LayerBounds:
         return (kappas[:-1] / kappas[1:]).nanquantile(0.5, dim=1).tolist()
 
 
-def layer_bounds(
-    clf: Classifier, x: Tensor, *, bounds: Mapping[str, Certificate]
-) -> LayerBounds:
+def layer_bounds(clf: Classifier, x: Tensor, *, bounds: Mapping[str, Certificate]) -> LayerBounds:
     """Bound the rest of the network behind each layer, at what the samples `x` are there.
 
     Raises `ValueError` for networks that are not an `nn.Sequential` with a convolution or pooling.
@@ -159,10 +156,10 @@ def layer_bounds(
         rest = nn.Sequential(*(layer for _, layer in children[place:]))
         tail = Classifier(rest, bounds=(-torch.inf, torch.inf), name=clf.name)
         for name, bound in bounds.items():
-            try:
-                kappas[name].append(bound(tail, inputs[place]).radius.cpu())
-            except UnsupportedOperationError as error:
-                refused.setdefault(name, str(error))
+            radii, reason = radii_or_reason(bound, tail, inputs[place])
+            kappas[name].append(radii)
+            if reason is not None:
+                refused.setdefault(name, reason)
     names = tuple(children[place][0] for place in places)
     stacked = {name: torch.stack(rows) for name, rows in kappas.items() if name not in refused}
     return LayerBounds(names, stacked, refused)

@@ -48,7 +48,9 @@ class Setting:
         )
 
 
-_LINEAR = Setting(networks=100, samples=10, features=2, classes=5, published=(0.9283, 0.8637, 0.5558))
+_LINEAR = Setting(
+    networks=100, samples=10, features=2, classes=5, published=(0.9283, 0.8637, 0.5558)
+)
 TABLE_3_1 = (
     _LINEAR,
     replace(_LINEAR, features=20, published=(3.783, 3.782, 0.5845)),
@@ -93,9 +95,7 @@ def random_network(
         for values in network.parameters():
             a = setting.parameter_range
             values.uniform_(-a, a, generator=generator)
-    x = torch.rand(
-        setting.samples, setting.features, dtype=torch.float64, generator=generator
-    )
+    x = torch.rand(setting.samples, setting.features, dtype=torch.float64, generator=generator)
     name = f"random {'MLP' if setting.layers else 'linear classifier'}"
     clf = Classifier(network, bounds=(-torch.inf, torch.inf), name=name)
     return clf, (2 * x - 1) * setting.sample_range

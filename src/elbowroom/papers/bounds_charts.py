@@ -1,0 +1,122 @@
+"""Charts of the Bounds thesis, as plain data for Plotly: boxplots and curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbowroom.report.charts import Chart
+
+# Name -> values of x and y, None where there is no point.
+Curves = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]
+MOST_OUTLIERS = 100
+# Colours of the bounds, in their order; `figure.css` has them.
+KEYS = ("curve-1", "curve-5", "curve-8", "curve-9", "curve-3", "curve-6")
+
+
+def box(values: Tensor) -> dict[str, Any] | None:
+    """A box of Tukey's: quartiles, whiskers to the last value within 1.5 of their distance.
+
+    values: `(N,)`; what is not finite is left out; None where nothing is left.
+    """
+    values = values[values.isfinite()].double().sort().values
+    if not len(values):
+        return None
+    first, median, third = values.quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    reach = 1.5 * (third - first)
+    inside = values[(values >= first - reach) & (values <= third + reach)]
+    outside = values[(values < first - reach) | (values > third + reach)]
+    if len(outside) > MOST_OUTLIERS:  # evenly spread over their ranks, the ends included
+        outside = outside[torch.linspace(0, len(outside) - 1, MOST_OUTLIERS).round().long()]
+    return {
+        "q1": first,
+        "median": median,
+        "q3": third,
+        "lowerfence": float(inside[0]),
+        "upperfence": float(inside[-1]),
+        "outliers": outside.tolist(),
+    }
+
+
+def boxes_chart(groups: Mapping[str, Sequence[Tensor]], names: Sequence[str], title: str) -> Chart:
+    """Boxplots beside each other: for each group one box at each of `names`.
+
+    groups: name -> values `(N,)` for each of `names`. title: of the y axis. A box
+    without any finite value is left out.
+    """
+    traces = []
+    for key, (group, columns) in zip(KEYS, groups.items(), strict=False):
+        found = [(name, box(values)) for name, values in zip(names, columns, strict=True)]
+        drawn = [(name, one) for name, one in found if one is not None]
+        if not drawn:
+            continue
+        fields = ("q1", "median", "q3", "lowerfence", "upperfence")
+        traces.append(
+            {
+                "type": "box",
+                "meta": key,
+                "name": escape(group),
+                "x": [escape(name) for name, _ in drawn],
+                **{field: [one[field] for _, one in drawn] for field in fields},
+                "y": [one["outliers"] for _, one in drawn],
+                "boxpoints": "outliers",
+                "jitter": 0.3,
+                "line": {"width": 1.5},
+                "marker": {"size": 3},
+            }
+        )
+    layout = {
+        "xaxis": {"type": "category"},
+        "yaxis": {"title": {"text": escape(title)}},
+        "boxmode": "group",
+        "showlegend": False,
+    }
+    return {"data": traces, "layout": layout}
+
+
+def lines_chart(
+    curves: Curves,
+    *,
+    x: str,
+    y: str,
+    keys: Mapping[str, str],
+    **y_axis: Any,
+) -> Chart:
+    """Curves through points.
+
+    x, y: titles of the axes. keys: name -> colour; "muted" is dashed. y_axis: of the y axis.
+    """
+    traces = [
+        {
+            "meta": keys[name],
+            "name": escape(name),
+            "x": list(xs),
+            "y": list(ys),
+            "mode": "lines+markers",
+            "line": {"width": 2, "dash": "dash" if keys[name] == "muted" else "solid"},
+            "marker": {"size": 5},
+            "hovertemplate": "%{y:.4g}",
+        }
+        for name, (xs, ys) in curves.items()
+    ]
+    layout = {
+        "xaxis": {"title": {"text": escape(x)}},
+        "yaxis": {"title": {"text": escape(y)}, **y_axis},
+        "hovermode": "x unified",
+        "showlegend": False,
+    }
+    return {"data": traces, "layout": layout}
+
+
+def finite(values: Sequence[float]) -> list[float | None]:
+    """The values, None for those that are not numbers."""
+    return [value if abs(value) < float("inf") else None for value in values]
+
+
+def keys_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(colour, name) of each bound, for a legend."""
+    return list(zip(KEYS, names, strict=False))
