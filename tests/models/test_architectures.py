@@ -67,6 +67,14 @@ EXPECTED = {
         16 * 14 * 14 + 32 * 7 * 7 + 64 * 3 * 3 + 100,
     ),
     "fab-cifar": (CIFAR, 10, FAB + dense(384 * 4 * 4, 1200, 10), 375_984),
+    "cifar-nin": (
+        CIFAR,
+        10,
+        # Caffe's counts: 14,592 + 30,880 + 15,456, 460,992 + 37,056 twice, 331,968 + 37,056 + 1,930.
+        966_986,
+        # Pooling windows reach over the edge: 32 becomes 16 and then 8.
+        (192 + 160 + 96) * 32**2 + 3 * 192 * 16**2 + (192 + 192 + 10) * 8**2,
+    ),
     "resnet13": (
         MNIST,
         10,

@@ -14,6 +14,7 @@ from elbowroom.report.charts import Chart
 # Name -> values of x and y, None where there is no point.
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]
 MOST_OUTLIERS = 100
+LOGARITHMIC_FROM = 100  # largest by smallest end of a whisker
 # Colours of the bounds, in their order; `figure.css` has them.
 KEYS = ("curve-1", "curve-5", "curve-8", "curve-9", "curve-3", "curve-6")
 
@@ -43,17 +44,18 @@ def box(values: Tensor) -> dict[str, Any] | None:
 
 
 def boxes_chart(groups: Mapping[str, Sequence[Tensor]], names: Sequence[str], title: str) -> Chart:
-    """Boxplots beside each other: for each group one box at each of `names`.
+    """Boxplots beside each other, on a logarithmic axis if they span decades.
 
-    groups: name -> values `(N,)` for each of `names`. title: of the y axis. A box
-    without any finite value is left out.
+    groups: name -> values `(N,)` for each of `names`, which are the places on the x axis.
+    title: of the y axis. A box without any finite value is left out.
     """
-    traces = []
+    traces, ends = [], []
     for key, (group, columns) in zip(KEYS, groups.items(), strict=False):
         found = [(name, box(values)) for name, values in zip(names, columns, strict=True)]
         drawn = [(name, one) for name, one in found if one is not None]
         if not drawn:
             continue
+        ends += [end for _, one in drawn for end in (one["lowerfence"], one["upperfence"])]
         fields = ("q1", "median", "q3", "lowerfence", "upperfence")
         traces.append(
             {
@@ -62,16 +64,23 @@ def boxes_chart(groups: Mapping[str, Sequence[Tensor]], names: Sequence[str], ti
                 "name": escape(group),
                 "x": [escape(name) for name, _ in drawn],
                 **{field: [one[field] for _, one in drawn] for field in fields},
-                "y": [one["outliers"] for _, one in drawn],
+                # Plotly draws nothing at all where a box has an empty list; a point at the
+                # median is no outlier and stays hidden.
+                "y": [one["outliers"] or [one["median"]] for _, one in drawn],
                 "boxpoints": "outliers",
                 "jitter": 0.3,
                 "line": {"width": 1.5},
                 "marker": {"size": 3},
             }
         )
+    wide = bool(ends) and 0 < LOGARITHMIC_FROM * min(ends) < max(ends)
     layout = {
         "xaxis": {"type": "category"},
-        "yaxis": {"title": {"text": escape(title)}},
+        "yaxis": {
+            "title": {"text": escape(title)},
+            "exponentformat": "power",
+            **({"type": "log"} if wide else {}),
+        },
         "boxmode": "group",
         "showlegend": False,
     }
@@ -103,9 +112,10 @@ def lines_chart(
         }
         for name, (xs, ys) in curves.items()
     ]
+    whole = all(value == int(value) for xs, _ in curves.values() for value in xs)
     layout = {
-        "xaxis": {"title": {"text": escape(x)}},
-        "yaxis": {"title": {"text": escape(y)}, **y_axis},
+        "xaxis": {"title": {"text": escape(x)}, **({"dtick": 1} if whole else {})},
+        "yaxis": {"title": {"text": escape(y)}, "exponentformat": "power", **y_axis},
         "hovermode": "x unified",
         "showlegend": False,
     }

@@ -21,7 +21,7 @@ from elbowroom.report.figures import NONE, count, number, percent
 
 SHOWN = 6
 STRONGEST = 46  # percent of colour in the class matrix
-LAYERS_SHOWN = 6
+KERNELS_SHOWN, LAYERS_SHOWN = 10, 6
 COMPUTED = "computed as in the thesis"
 FOUND = "nearest example found"
 
@@ -132,7 +132,13 @@ def figure_5_12_page(found: Mapping[str, ScaledKernels], about: About) -> str:
     first = next(iter(found.values()))
     names = list(first.measured[0].radii)
     keys = {COMPUTED: "muted", FOUND: "curve-6", **{name: key for key, name in keys_of(names)}}
-    panels, tables = [], []
+    xs = list(range(KERNELS_SHOWN + 1))
+    computed = [increase_by_scaling(n, first.scale) for n in xs]
+    curve = {COMPUTED: (xs, computed)}
+    chart = lines_chart(curve, x="kernels scaled", y="relative to none", keys={COMPUTED: "muted"})
+    panels = [Panel("computed", "Computed as in the thesis", chart)]
+    rows = [("computed", [number(value) for value in computed])]
+    tables = [Table("As in the thesis, over kernels scaled", "", [str(n) for n in xs], rows)]
     for network, one in found.items():
         xs = list(range(len(one.measured)))
         curves = {COMPUTED: [increase_by_scaling(n, one.scale) for n in xs], FOUND: one.relative()}

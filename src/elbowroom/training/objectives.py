@@ -180,9 +180,11 @@ class OutputMargin(Objective):
         logits, last = _with_output_layer(model, x)
         decision = logits.argmax(dim=1)
         gap = logits.gather(1, decision[:, None]) - logits
-        apart = torch.cdist(last.weight, last.weight)[decision]
+        apart = torch.linalg.vector_norm(last.weight[:, None] - last.weight, dim=2)[decision]
         others = ~F.one_hot(decision, logits.shape[1]).bool()
-        delta = (gap[others] / apart[others]).view(len(x), -1).amin(dim=1)
+        # Two equal rows are no boundary: far away, and no reason for a gradient that is not finite.
+        apart = apart[others].clamp(min=torch.finfo(apart.dtype).eps)
+        delta = (gap[others] / apart).view(len(x), -1).amin(dim=1)
         return F.cross_entropy(logits, y) - self.weight * delta.mean()
 
 
