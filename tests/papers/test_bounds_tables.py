@@ -16,7 +16,6 @@ from elbowroom.attacks import DeepFool
 from elbowroom.certificates import Certificate, GlobalLipschitz
 from elbowroom.cli import app
 from elbowroom.graph import UnsupportedOperationError
-from elbowroom.norms import L2
 from elbowroom.papers import bounds_charts, bounds_mlp, bounds_pages
 from elbowroom.papers.bounds_compare import (
     BEST,
@@ -67,10 +66,10 @@ class Refusing(Certificate):
 
 
 def test_the_bound_of_a_linear_classifier_is_its_distance():
-    settings = [replace(setting, networks=2) for setting in TABLE_3_1]
+    settings = [replace(setting, networks=1, samples=8) for setting in TABLE_3_1]
     found = table_3_1(SOUND | {"theorem 3.6": Planted()}, settings=settings)
     for setting, one in zip(settings, found, strict=True):
-        assert len(one.decisions) == 20
+        assert len(one.decisions) == 8
         assert one.distances["FGS"].isfinite().all()
         for bound in one.radii:
             radii = one.radii[bound]
@@ -117,7 +116,7 @@ def test_planted_violations_are_counted():
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_random_mlps(activation):
-    settings = [replace(TABLE_4_2[row], networks=2, samples=4) for row in (0, 5)]
+    settings = [replace(TABLE_4_2[row], networks=2, samples=2) for row in (0, 5)]
     exact = 5.0 if activation == "relu" else None
     found = table_4_2(
         SOUND, settings=settings, activation=activation, budget=50, exact_seconds=exact
@@ -152,11 +151,11 @@ def test_random_networks_depend_on_the_seed_alone():
         (10, 20), (10, 10), (10, 10), (5, 10)
     ]  # fmt: skip
     assert x.abs().max() <= 1
-    assert max(float(p.abs().max()) for p in a.network.parameters()) <= 1
+    assert all(bool((p.abs() <= 1).all()) for p in a.network.parameters())
 
 
 def test_the_exact_distance_of_unbounded_inputs_needs_an_example():
-    """x > 0 and x < -1 are of the other class; the nearest example known is the far one."""
+    """One feature, and the boundary at 0."""
     layer = nn.Linear(1, 2).double()
     network = nn.Sequential(layer)
     with torch.no_grad():
@@ -209,7 +208,7 @@ def test_trained_mlps(tmp_path):
     assert (tmp_path / "bounds-iris" / "weights.safetensors").exists()
     page = Page(bounds_pages.table_4_3_page(found, ABOUT))
     assert page.unbalanced == []
-    assert "93.3%" not in page.text  # Spambase is not among them
+    assert f"iris {one.accuracy:.0%}" in page.text
 
 
 def test_wide_output_margins_cost_accuracy():
@@ -286,4 +285,3 @@ def test_violations_need_a_point_inside_the_radius():
     )
     assert one.violations("b").tolist() == [False, False, False]
     assert replace(one, radii={"b": one.radii["b"] + 1e-9}).violations("b").tolist()[0]
-    assert L2.length(one.points["a"]).tolist() == [0, 0, 0]

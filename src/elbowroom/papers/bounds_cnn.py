@@ -101,29 +101,33 @@ def perturb(
     seed: int = 0,
     advance: Advance | None = None,
 ) -> PerturbedImages:
-    """Sections 5.3 and 5.4.1 for one network, with inputs in [0, 1].
+    """Sections 5.3 and 5.4.1 for one network, with inputs in [0, 1], in the precision it has.
+
+    Bounds of deep networks can be smaller than what float32 rounds away, where a bound that knows
+    of rounding has to be 0: give the network in float64 to compare them.
 
     samples: the first ones of `data` are perturbed and bounded. strong: of these, the first ones
              meet `Closest` too, with `budget`. tested: the first ones give the accuracy.
     """
     clf = model if isinstance(model, Classifier) else Classifier(model, bounds=data.bounds)
+    images = data.x.to(clf.dtype)
     parts = []
     attacks: dict[str, Attack] = {
         "FGS": FGS(norm=L2, max_eps=MAX_EPS / GREY_LEVELS),
         "Closest": Closest(budget=budget, seed=seed),
     }
     for start in range(0, samples, CHUNK):
-        x = data.x[start : min(start + CHUNK, samples)]
+        x = images[start : min(start + CHUNK, samples)]
         first = {"Closest": max(min(strong - start, len(x)), 0)}
         parts.append(measure(clf, x.to(clf.device), attacks=attacks, bounds=bounds, first=first))
         if advance is not None:
             advance(min(start + CHUNK, samples), samples)
     measured = joined(parts)
-    x = data.x[:samples]
+    x = images[:samples]
     found = measured.points["FGS"]
     moved = Linf.length(found.double() - x.double()) * GREY_LEVELS
     worked = measured.distances["FGS"].isfinite()
-    decided = _decisions(clf, data.x[:tested])
+    decided = _decisions(clf, images[:tested])
     return PerturbedImages(
         accuracy=float((decided == data.y[:tested]).double().mean()),
         tested=len(decided),
