@@ -185,7 +185,8 @@ class OutputMargin(Objective):
         # Two equal rows are no boundary: far away, and no reason for a gradient that is not finite.
         apart = apart[others].clamp(min=torch.finfo(apart.dtype).eps)
         delta = (gap[others] / apart).view(len(x), -1).amin(dim=1)
-        return F.cross_entropy(logits, y) - self.weight * delta.mean()
+        loss: Tensor = F.cross_entropy(logits, y) - self.weight * delta.mean()
+        return loss
 
 
 def _with_output_layer(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Linear]:
