@@ -118,6 +118,14 @@ def test_shapes_parameters_units(name):
     assert relu_units(model, shape) == units
 
 
+def test_network_in_network_starts_alive():
+    """A class whose last ReLU is off everywhere would never learn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = models.load("cifar-nin"), torch.rand(3, *CIFAR)
+    assert (model(x) > 0).all()
+
+
 @pytest.mark.parametrize("name", EXPECTED)
 def test_traces_to_the_same_logits(name):
     model = models.load(name)

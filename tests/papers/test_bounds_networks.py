@@ -220,7 +220,7 @@ def test_short_training_is_of_network_in_network_alone():
     assert bounds_cnn.recipe("lenet5", short=True) == RECIPES["bounds-lenet5"]
     assert bounds_cnn.recipe("cifar-nin", short=False) == RECIPES["bounds-cifar-nin"]
     short = bounds_cnn.recipe("cifar-nin", short=True)
-    assert (short.count, short.settings.epochs) == (10_000, 4)
+    assert (short.count, short.settings.epochs) == (5_000, 2)
     for name in bounds_cnn.PUBLISHED:
         assert RECIPES[f"bounds-{name}"].model == name
         settings = RECIPES[f"bounds-{name}"].settings

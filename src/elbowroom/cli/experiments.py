@@ -51,7 +51,7 @@ def experiment(
     (bounds-figure-5.12), layers (bounds-figure-5.13). For a network of yours, see figure.
 
     Networks that are trained need the extra \\[train]. They are kept in --runs: the first run of
-    chapter 5 takes minutes for each of them, and an interrupted training goes on.
+    chapter 5 takes about ten minutes for each of them, and an interrupted training goes on.
 
     [bold]Examples[/bold]
 

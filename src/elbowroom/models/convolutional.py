@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from elbowroom.models.initialise import he_normal
@@ -73,8 +74,11 @@ def cifar_nin(*, classes: int = 10, dropout: float = 0.5) -> nn.Sequential:
     convolution and two 1x1 convolutions with ReLU: 5x5 with 192, 160 and 96 filters, 5x5 with 192,
     192 and 192, 3x3 with 192, 192 and `classes`. Between them are max pooling 3/2, average pooling
     3/2 (windows reach over the edge, as in Caffe) and dropout; the mean over each of the last maps
-    is a logit. 966,986 parameters. The weights are drawn as He et al. have it and not, as in Caffe,
-    with the same standard deviation everywhere.
+    is a logit. 966,986 parameters.
+
+    The ReLU before the last pooling is easily dead for good, so that networks start alive: weights
+    as He et al. have them, by fan-in, a bias of 1 at the end, and at the beginning one that takes
+    the place of the mean that Caffe subtracts from images (0.5 here, of values in [0, 1]).
     """
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     channels, number = 3, 0
@@ -94,4 +98,18 @@ def cifar_nin(*, classes: int = 10, dropout: float = 0.5) -> nn.Sequential:
             layers[f"drop{block}"] = nn.Dropout(dropout)
     layers["pool3"] = nn.AvgPool2d(8)
     layers["flatten"] = nn.Flatten()
-    return he_normal(nn.Sequential(layers))
+    network = nn.Sequential(layers)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    first, last = network.get_submodule("conv1"), network.get_submodule("cccp6")
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    assert first.bias is not None
+    assert last.bias is not None
+    with torch.no_grad():
+        first.bias.copy_(-0.5 * first.weight.sum(dim=(1, 2, 3)))
+        last.bias.fill_(1.0)
+    return network
