@@ -122,15 +122,16 @@ def _figure_4_3(job: Job) -> Made:
 
 def _images(table: str) -> Callable[[Job], Made]:
     def make(job: Job) -> Made:
-        found = {}
+        found, sets = {}, []
         options = dict(job.options)
         networks = options.pop("networks")
         for name in networks:
             clf, test = job.network(name)
+            sets.append(test.name)
             found[name] = bounds_cnn.perturb(
                 clf, test, job.bounds, seed=job.seed, advance=job.advance, **options
             )
-        about = job.about(", ".join(networks), "MNIST and CIFAR-10 (JPEG 75)")
+        about = job.about(", ".join(networks), ", ".join(dict.fromkeys(sets)))
         page = bounds_cnn_pages.images_page(found, about, name=table)
         values, lines = {}, []
         for name, one in found.items():
