@@ -216,6 +216,17 @@ def test_the_pages_of_layers_tell_what_was_refused(monkeypatch):
     assert "small: other refused a part of the network: no <i>rule</i>." in page.text
 
 
+def test_an_identity_at_the_end_changes_nothing():
+    layers = OrderedDict[str, nn.Module](conv1=nn.Conv2d(1, 10, 6), flatten=nn.Flatten())
+    net, x = nn.Sequential(layers), images(3).x
+    longer = bounds_cnn.with_identity(net)
+    assert torch.equal(longer(x), net(x))
+    radii = [
+        GlobalLipschitz()(Classifier(one.double()), x.double()).radius for one in (net, longer)
+    ]
+    torch.testing.assert_close(*radii, rtol=1e-9, atol=0)
+
+
 def test_short_training_is_of_network_in_network_alone():
     assert bounds_cnn.recipe("lenet5", short=True) == RECIPES["bounds-lenet5"]
     assert bounds_cnn.recipe("cifar-nin", short=False) == RECIPES["bounds-cifar-nin"]

@@ -170,12 +170,13 @@ def test_the_exact_distance_of_unbounded_inputs_needs_an_example():
     )
     assert none.distances[EXACT].isnan().all()
     assert none.distance("short").isinf().all()
-    assert none.success_rate("short") == 0
+    assert none.success_rate("short") == none.success_rate(EXACT) == 0
     half = measure(
         clf, x, attacks={"short": FastGradient(max_eps=1.0)}, bounds={}, exact_seconds=5.0
     )
     assert half.distances[EXACT][0] == pytest.approx(0.4)
     assert half.distances[EXACT][1].isnan()
+    assert half.success_rate(EXACT) == 0.5
 
 
 def test_attacks_on_a_part_of_the_samples():
@@ -184,6 +185,8 @@ def test_attacks_on_a_part_of_the_samples():
     assert one.distances["b"].isnan().tolist() == [False] * 3 + [True] * 7
     assert torch.equal(one.nearest, one.distances["a"])
     assert one.success_rate("b") == 1.0
+    off = measure(clf, x, attacks={"a": DeepFool(), "b": DeepFool()}, bounds={}, first={"b": 0})
+    assert summary(off)["attacks"]["b"] == {"success_rate": None, "distance": None}
     assert torch.equal(one.points["b"][3:], x[3:])
     two = joined([one, replace(one, networks=one.networks + 1)])
     assert len(two.nearest) == 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +167,21 @@ def trained(
     short: bool,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> nn.Module:
-    """A trained network of `PUBLISHED`; in `folder` it is kept, and an interrupted training too."""
+    """A trained network of `PUBLISHED`; in `folder` it is kept, and an interrupted training too.
+
+    Network-in-Network gets the identity as its last layer: Algorithm 5.1 begins with a linear
+    classifier, which its pooled maps are one of.
+    """
     suffix = "-short" if short and name == "cifar-nin" else ""
     plan = recipe(name, short=short)
-    return plan.run(folder / f"bounds-{name}{suffix}", accelerator="cpu", progress=progress).model
+    kept = folder / f"bounds-{name}{suffix}"
+    model = plan.run(kept, accelerator="cpu", progress=progress).model
+    return model if name != "cifar-nin" else with_identity(model)
+
+
+def with_identity(model: nn.Module) -> nn.Sequential:
+    """The chain `model`, and the identity on its logits as a linear layer."""
+    layers = OrderedDict(model.named_children())
+    last = nn.Linear(10, 10, bias=False)
+    nn.init.eye_(last.weight)
+    return nn.Sequential(OrderedDict(**layers, identity=last)).eval()

@@ -109,9 +109,13 @@ class Measured:
         return self.radii[bound] > self.nearest * (1 + slack)
 
     def success_rate(self, attack: str) -> float:
-        """Share of the samples that an attack was run on for which it found something."""
+        """Share of the samples that an attack was run on for which it found something.
+
+        Of exact distances, the share that is known. NaN where nothing was run.
+        """
         run = self.distance(attack)
-        run = run[~run.isnan()]
+        if attack != EXACT:
+            run = run[~run.isnan()]
         return float(run.isfinite().double().mean())
 
     def by_network(self, values: Tensor) -> Tensor:
@@ -260,7 +264,7 @@ def summary(found: Measured) -> dict[str, Any]:
         "samples": len(found.decisions),
         "attacks": {
             name: {
-                "success_rate": found.success_rate(name),
+                "success_rate": _finite(found.success_rate(name)),
                 "distance": plain(Spread.of(found.distance(name))),
             }
             for name in attacks
@@ -283,4 +287,8 @@ def plain(spread: Spread | None) -> dict[str, float | None] | None:
     """Its fields; None for those that are not finite."""
     if spread is None:
         return None
-    return {k: v if math.isfinite(v) else None for k, v in asdict(spread).items()}
+    return {key: _finite(value) for key, value in asdict(spread).items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
