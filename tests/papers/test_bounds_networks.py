@@ -262,7 +262,7 @@ def test_the_commands(trained, tmp_path, name, options):
     arguments = ["experiment", name, *given, "--bound", "global-lipschitz", "--out", str(out)]
     result = CliRunner().invoke(app, [*arguments, "--json"])
     assert result.exit_code == 0, result.output
-    values = json.loads(result.stdout)
+    values = json.loads(result.stdout, parse_constant=pytest.fail)
     assert Page(out.read_text()).unbalanced == []
     if name.startswith("bounds-table"):
         one = values["lenet5"]

@@ -265,6 +265,10 @@ def test_the_command(tmp_path):
     [
         (["bounds-table-9.9"], "there is no experiment"),
         (["bounds-table-3.1", "--size", "huge"], "small or paper"),
+        (
+            ["bounds-table-5.1", "--set", 'networks=["alexnet"]'],
+            "no network 'alexnet' in chapter 5",
+        ),
         (["bounds-table-3.1", "--bound", "nothing"], "there is no bound"),
         (["bounds-table-3.1", "--set", "count=3"], "has no option 'count'; it has networks"),
         (["bounds-figure-4.3", "--set", "weights=3"], "must be a list"),

@@ -21,7 +21,7 @@ from elbowroom.papers import (
     bounds_pages,
     bounds_random,
 )
-from elbowroom.papers.bounds_compare import Measured, Spread, plain, summary
+from elbowroom.papers.bounds_compare import Measured, Spread, plain, plain_spread, summary
 from elbowroom.papers.lra import Advance
 from elbowroom.papers.page import About
 from elbowroom.training import EpochReport
@@ -54,6 +54,9 @@ class Job:
 
     def network(self, name: str) -> tuple[Classifier, data.Dataset]:
         """A trained network of chapter 5 and its test data."""
+        if name not in bounds_cnn.PUBLISHED:
+            known = ", ".join(bounds_cnn.PUBLISHED)
+            raise ValueError(f"there is no network {name!r} in chapter 5; there are {known}")
         self.say(f"{name}: trained if {self.runs} does not have it yet, which takes minutes")
 
         def told(report: EpochReport) -> None:
@@ -104,19 +107,14 @@ def _figure_4_3(job: Job) -> Made:
     found = bounds_mlp.figure_4_3(seed=job.seed, advance=job.advance, **job.options)
     page = bounds_pages.figure_4_3_page(found, job.about("trained MLPs", ", ".join(found)))
     values = {
-        name: {**vars(one), "distances": [plain(spread) for spread in one.distances]}
+        name: {**vars(one), "distances": [plain_spread(spread) for spread in one.distances]}
         for name, one in found.items()
     }
-    lines = []
-    for name, one in found.items():
-        last = len(one.weights) - 1
-        lines += [
-            (
-                f"{name}, weight {one.weights[n]:g}",
-                f"accuracy {one.accuracy[n]:.1%}, error {one.error[n]:.1%}",
-            )
-            for n in (0, last)
-        ]
+    lines = [
+        (f"{name}, weight {weight:g}", f"accuracy {accuracy:.1%}, error {error:.1%}")
+        for name, one in found.items()
+        for weight, accuracy, error in zip(one.weights, one.accuracy, one.error, strict=True)
+    ]
     return page, values, lines
 
 
@@ -139,11 +137,11 @@ def _images(table: str) -> Callable[[Job], Made]:
             spread = Spread.of(one.eps)
             values[name] = {
                 "accuracy": one.accuracy,
-                "eps": plain(spread),
+                "eps": plain_spread(spread),
                 "heat": one.heat().tolist(),
-                "normalised_distance": one.normalised(fgs),
+                "normalised_distance": plain(one.normalised(fgs)),
                 "normalised_bounds": {
-                    bound: None if bound in one.measured.refused else one.normalised(radii)
+                    bound: plain(one.normalised(radii))
                     for bound, radii in one.measured.radii.items()
                 },
                 **summary(one.measured),
@@ -180,8 +178,8 @@ def _figure_5_12(job: Job) -> Made:
         ]
         values[name] = {
             "computed": computed,
-            "nearest": one.relative(),
-            "bounds": bounds,
+            "nearest": [plain(value) for value in one.relative()],
+            "bounds": {b: [plain(ratio) for ratio in ratios] for b, ratios in bounds.items()},
             "accuracy": one.accuracy,
             "margins": one.margins,
             "measured": [summary(measured) for measured in one.measured],
@@ -204,8 +202,8 @@ def _figure_5_13(job: Job) -> Made:
         name: {
             "layers": one.layers,
             "refused": one.refused,
-            "relative": {bound: one.relative(bound) for bound in one.kappas},
-            "ratios": {bound: one.ratios(bound) for bound in one.kappas},
+            "relative": {b: [plain(value) for value in one.relative(b)] for b in one.kappas},
+            "ratios": {b: [plain(value) for value in one.ratios(b)] for b in one.kappas},
         }
         for name, one in found.items()
     }

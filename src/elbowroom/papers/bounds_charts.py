@@ -122,11 +122,6 @@ def lines_chart(
     return {"data": traces, "layout": layout}
 
 
-def finite(values: Sequence[float]) -> list[float | None]:
-    """The values, None for those that are not numbers."""
-    return [value if abs(value) < float("inf") else None for value in values]
-
-
 def keys_of(names: Sequence[str]) -> list[tuple[str, str]]:
     """(colour, name) of each bound, for a legend."""
     return list(zip(KEYS, names, strict=False))

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
-from elbowroom.papers.bounds_charts import boxes_chart, finite, keys_of, lines_chart
+from elbowroom.papers.bounds_charts import boxes_chart, keys_of, lines_chart
 from elbowroom.papers.bounds_cnn import MAX_EPS, PUBLISHED, PerturbedImages
-from elbowroom.papers.bounds_compare import Spread
+from elbowroom.papers.bounds_compare import Spread, plain
 from elbowroom.papers.bounds_layers import (
     LayerBounds,
     ScaledKernels,
@@ -142,7 +142,7 @@ def figure_5_12_page(found: Mapping[str, ScaledKernels], about: About) -> str:
         xs = list(range(len(one.measured)))
         curves = {COMPUTED: [increase_by_scaling(n, one.scale) for n in xs], FOUND: one.relative()}
         curves |= {name: one.relative(name) for name in names}
-        shown = {name: (xs, finite(values)) for name, values in curves.items()}
+        shown = {name: (xs, [plain(value) for value in values]) for name, values in curves.items()}
         chart = lines_chart(shown, x="kernels scaled", y="relative to none", keys=keys)
         panels.append(Panel(f"scaled-{network}", network, chart))
         rows = [(name, [number(value) for value in values]) for name, values in curves.items()]
@@ -185,7 +185,9 @@ def figure_5_13_page(found: Mapping[str, LayerBounds], about: About) -> str:
     for network, one in found.items():
         places = list(range(1, len(one.layers) + 1))
         curves = {name: one.relative(name) for name in one.kappas}
-        shown = {name: (places, finite(values)) for name, values in curves.items()}
+        shown = {
+            name: (places, [plain(value) for value in values]) for name, values in curves.items()
+        }
         chart = lines_chart(shown, x="layers, from the last", y="relative", keys=keys, **log)
         panels.append(Panel(f"layers-{network}", network, chart))
         # From the last layer on, as the curves.

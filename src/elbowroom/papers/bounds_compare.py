@@ -264,8 +264,8 @@ def summary(found: Measured) -> dict[str, Any]:
         "samples": len(found.decisions),
         "attacks": {
             name: {
-                "success_rate": _finite(found.success_rate(name)),
-                "distance": plain(Spread.of(found.distance(name))),
+                "success_rate": plain(found.success_rate(name)),
+                "distance": plain_spread(Spread.of(found.distance(name))),
             }
             for name in attacks
         },
@@ -274,21 +274,26 @@ def summary(found: Measured) -> dict[str, Any]:
                 "sound": found.sound[name],
                 "refused": found.refused.get(name),
                 "violations": int(found.violations(name).sum()),
-                "radius": plain(Spread.of(found.radii[name])),
-                "deviation": {a: plain(Spread.of(found.deviations(a, name))) for a in attacks},
-                "tightness": {a: plain(Spread.of(found.tightness(a, name))) for a in attacks},
+                "radius": plain_spread(Spread.of(found.radii[name])),
+                "deviation": {
+                    a: plain_spread(Spread.of(found.deviations(a, name))) for a in attacks
+                },
+                "tightness": {
+                    a: plain_spread(Spread.of(found.tightness(a, name))) for a in attacks
+                },
             }
             for name in found.radii
         },
     }
 
 
-def plain(spread: Spread | None) -> dict[str, float | None] | None:
+def plain_spread(spread: Spread | None) -> dict[str, float | None] | None:
     """Its fields; None for those that are not finite."""
     if spread is None:
         return None
-    return {key: _finite(value) for key, value in asdict(spread).items()}
+    return {key: plain(value) for key, value in asdict(spread).items()}
 
 
-def _finite(value: float) -> float | None:
+def plain(value: float) -> float | None:
+    """The number; None where it is not finite, which JSON does not know."""
     return value if math.isfinite(value) else None
