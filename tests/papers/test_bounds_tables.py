@@ -208,7 +208,7 @@ def test_trained_mlps(tmp_path):
     assert one.accuracy >= 0.9
     assert len(one.measured.decisions) == 10
     assert not one.measured.violations("global-lipschitz").any()
-    assert (tmp_path / "bounds-iris" / "weights.safetensors").exists()
+    assert (tmp_path / "bounds-iris-seed0" / "weights.safetensors").exists()
     page = Page(bounds_pages.table_4_3_page(found, ABOUT))
     assert page.unbalanced == []
     assert f"iris {one.accuracy:.0%}" in page.text

@@ -167,7 +167,9 @@ def trained(
     short: bool,
     progress: Callable[[EpochReport], None] | None = None,
 ) -> nn.Module:
-    """A trained network of `PUBLISHED`; in `folder` it is kept, and an interrupted training too.
+    """A trained network of `PUBLISHED`, always of its recipe's seed.
+
+    In `folder` it is kept, and an interrupted training too.
 
     Network-in-Network gets the identity as its last layer: Algorithm 5.1 begins with a linear
     classifier, which its pooled maps are one of.

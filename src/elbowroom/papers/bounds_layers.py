@@ -62,7 +62,7 @@ class ScaledKernels:
     margins: tuple[float, ...]
 
     def relative(self, bound: str | None = None) -> list[float]:
-        """Medians, of a bound or of the nearest distance found, by that of the network as it is."""
+        """Medians of a bound, or of the nearest distance found, relative to no kernel scaled."""
         medians = [
             float((m.distance(BEST) if bound is None else m.radii[bound]).nanquantile(0.5))
             for m in self.measured

@@ -58,7 +58,8 @@ def table_4_3(
     found = {}
     for done, name in enumerate(sets):
         recipe = _seeded(RECIPES[f"bounds-{name}"], seed)
-        model = recipe.run(folder and folder / f"bounds-{name}", accelerator="cpu").model
+        kept = folder and folder / f"bounds-{name}-seed{seed}"
+        model = recipe.run(kept, accelerator="cpu").model
         test = data.load(name, "test")
         chosen = test.take(min(samples, len(test)))
         attacks = {
