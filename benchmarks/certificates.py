@@ -100,9 +100,8 @@ def table(args: argparse.Namespace) -> None:
             kinds = ("forward", "backward", "vjp", "jvp")
             passes = sum(part[kind] for part in cost[name] for kind in kinds) / len(radii)
             mean = fmean(radii.values())
-            print(
-                f"| {name} | {len(radii)} | {mean:.4f} | {share:.3f} | {seconds:.2f} | {passes:.0f} |"
-            )
+            figures = f"{len(radii)} | {mean:.4f} | {share:.3f} | {seconds:.2f} | {passes:.0f}"
+            print(f"| {name} | {figures} |")
         excess = [
             (name, row)
             for name, radii in found.items()

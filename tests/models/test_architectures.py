@@ -67,6 +67,14 @@ EXPECTED = {
         16 * 14 * 14 + 32 * 7 * 7 + 64 * 3 * 3 + 100,
     ),
     "fab-cifar": (CIFAR, 10, FAB + dense(384 * 4 * 4, 1200, 10), 375_984),
+    "cifar-nin": (
+        CIFAR,
+        10,
+        # By block: 14,592 + 30,880 + 15,456; 460,992 + 2 x 37,056; 331,968 + 37,056 + 1,930.
+        966_986,
+        # Pooling windows reach over the edge: 32 becomes 16 and then 8.
+        (192 + 160 + 96) * 32**2 + 3 * 192 * 16**2 + (192 + 192 + 10) * 8**2,
+    ),
     "resnet13": (
         MNIST,
         10,
@@ -108,6 +116,14 @@ def test_shapes_parameters_units(name):
     assert model(torch.rand(2, *shape)).shape == (2, classes)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert relu_units(model, shape) == units
+
+
+def test_network_in_network_starts_alive():
+    """A class whose last ReLU is off everywhere would never learn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, x = models.load("cifar-nin"), torch.rand(3, *CIFAR)
+    assert (model(x) > 0).all()
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -90,6 +90,74 @@ def test_the_model_keeps_its_mode_and_its_parameters_trainable():
     assert all(p.grad is not None for p in model.parameters())
 
 
+def _tanh_net() -> nn.Sequential:
+    rng = torch.Generator().manual_seed(2)
+    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
+    with torch.no_grad():
+        for values in net.parameters():
+            values.normal_(generator=rng)
+    return net
+
+
+def test_the_output_margin_is_the_distance_to_the_nearest_hyperplane():
+    net, rng = _tanh_net(), torch.Generator().manual_seed(3)
+    x, y = torch.randn(12, 6, generator=rng, dtype=torch.float64), torch.arange(12) % 4
+    hidden, last = net[:2](x), net[2]
+    expected = []
+    for sample in range(12):
+        z = last(hidden[sample])
+        c = int(z.argmax())
+        distances = [
+            abs(z[c] - z[j]) / (last.weight[c] - last.weight[j]).norm() for j in range(4) if j != c
+        ]
+        expected.append(min(distances))
+    plain = F.cross_entropy(net(x), y)
+    loss = training.OutputMargin(weight=0.7).loss(net, x, y, WIDE, generator())
+    torch.testing.assert_close(loss, plain - 0.7 * torch.stack(expected).mean())
+    at_zero = training.OutputMargin(weight=0.0).loss(net, x, y, WIDE, generator())
+    torch.testing.assert_close(at_zero, plain)
+
+
+def test_the_gradient_of_the_output_margin_is_that_of_finite_differences():
+    net, rng = _tanh_net(), torch.Generator().manual_seed(4)
+    x, y = torch.randn(5, 6, generator=rng, dtype=torch.float64), torch.arange(5) % 4
+    objective = training.OutputMargin(weight=0.5)
+
+    def loss() -> torch.Tensor:
+        return objective.loss(net, x, y, WIDE, generator())
+
+    gradients = torch.autograd.grad(loss(), list(net.parameters()))
+    step = 1e-6
+    for values, gradient in zip(net.parameters(), gradients, strict=True):
+        flat = values.detach().view(-1)
+        for place in range(0, len(flat), 3):
+            kept = float(flat[place])
+            flat[place] = kept + step
+            above = loss().item()
+            flat[place] = kept - step
+            below = loss().item()
+            flat[place] = kept
+            slope = (above - below) / (2 * step)
+            assert gradient.view(-1)[place].item() == pytest.approx(slope, abs=1e-7, rel=1e-5)
+
+
+def test_equal_rows_of_the_output_layer_leave_the_gradient_finite():
+    net = _tanh_net()
+    with torch.no_grad():
+        net[2].weight[1] = net[2].weight[0]
+    x, y = torch.randn(8, 6, dtype=torch.float64, generator=generator()), torch.arange(8) % 4
+    training.OutputMargin(weight=0.5).loss(net, x, y, WIDE, generator()).backward()
+    assert all(bool(values.grad.isfinite().all()) for values in net.parameters())
+
+
+def test_the_output_margin_needs_a_linear_output():
+    net = nn.Sequential(nn.Linear(6, 4), nn.Softplus())
+    with pytest.raises(ValueError, match="ends in a linear layer"):
+        training.OutputMargin(weight=1.0).loss(
+            net, torch.rand(3, 6), torch.zeros(3).long(), WIDE, generator()
+        )
+
+
 def test_descriptions_name_every_hyperparameter():
     described = training.Adversarial(norm=L2, eps=0.5, steps=7).describe()
     assert described == {
@@ -118,6 +186,7 @@ def test_make_objective():
         ("adversarial", {"eps": 1, "steps": 0}, "must be positive"),
         ("adversarial", {"eps": 1, "step_size": -1}, "must be positive"),
         ("adversarial", {"eps": 1, "weight": 1.5}, r"weight must lie in \(0, 1\]"),
+        ("output-margin", {"weight": -1.0}, "weight must not be negative"),
         ("adversarial", {"eps": 1, "norm": L1}, "L2 and Linf, not L1"),
         ("adversarial", {"eps": 1, "norm": "l3"}, "unknown norm 'l3'"),
     ],

@@ -7,6 +7,16 @@ import torch
 
 from elbowroom import data, models, training
 
+# Data set -> shape of a sample, and classes.
+SAMPLES = {
+    "fonts": ((1, 28, 28), 10),
+    "mnist": ((1, 28, 28), 10),
+    "cifar10-jpeg75": ((3, 32, 32), 10),
+    "iris": ((4,), 3),
+    "wine": ((13,), 3),
+    "spambase": ((57,), 2),
+}
+
 
 @pytest.mark.parametrize("name", training.RECIPES)
 def test_every_recipe_builds_a_network_for_its_data(name):
@@ -17,7 +27,8 @@ def test_every_recipe_builds_a_network_for_its_data(name):
     assert torch.equal(torch.get_rng_state(), state)
     for tensor, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(tensor, other)
-    assert first.eval()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+    shape, classes = SAMPLES[recipe.data]
+    assert first.eval()(torch.zeros(2, *shape)).shape == (2, classes)
 
 
 def test_a_recipe_runs(tmp_path):

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from elbowroom.cli.compare import compare
+from elbowroom.cli.experiments import experiment
 from elbowroom.cli.invert import invert
 from elbowroom.cli.make import data, train
 from elbowroom.cli.measure import audit, report
@@ -33,7 +34,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for function in (
-    audit, compare, attack, certify, exact, invert, path, figure, preimage, report, train, data,
+    audit, compare, attack, certify, exact, invert, path, figure, experiment, preimage, report,
+    train, data,
 ):  # fmt: skip
     app.command()(function)
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from elbowroom.imports import call, resolve
-from elbowroom.models.convolutional import fab_cifar, fonts_cnn, gts_cnn
+from elbowroom.models.convolutional import cifar_nin, fab_cifar, fonts_cnn, gts_cnn
 from elbowroom.models.mlp import mlp, raghunathan_mnist
 from elbowroom.models.mnist import (
     lenet5,
@@ -49,6 +49,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "gts-cnn": gts_cnn,
     "fonts-cnn": fonts_cnn,
     "fab-cifar": fab_cifar,
+    "cifar-nin": cifar_nin,
     "resnet13": resnet13,
     "resnet18": resnet18,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 from elbowroom.models.initialise import he_normal
@@ -64,3 +65,51 @@ def fab_cifar(*, classes: int = 10) -> nn.Sequential:
     layers["relu9"] = nn.ReLU()
     layers["fc2"] = nn.Linear(1200, classes)
     return nn.Sequential(layers)
+
+
+def cifar_nin(*, classes: int = 10, dropout: float = 0.5) -> nn.Sequential:
+    """Network-in-Network for CIFAR-10 as Caffe's model zoo has it: inputs `(N, 3, 32, 32)`.
+
+    Lin, Chen and Yan 2013; CIFAR-NIN of the Bounds thesis (5.1.2). Three blocks, each of a
+    convolution and two 1x1 convolutions with ReLU: 5x5 with 192, 160 and 96 filters, 5x5 with 192,
+    192 and 192, 3x3 with 192, 192 and `classes`. Between them are max pooling 3/2, average pooling
+    3/2 (windows reach over the edge, as in Caffe) and dropout; the mean over each of the last maps
+    is a logit. 966,986 parameters.
+
+    The ReLU before the last pooling is easily dead for good, so that networks start alive: weights
+    as He et al. have them, by fan-in, a bias of 1 at the end, and at the beginning one that takes
+    the place of the mean that Caffe subtracts from images (0.5 here, of values in [0, 1]).
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, number = 3, 0
+    blocks = ((5, (192, 160, 96)), (5, (192, 192, 192)), (3, (192, 192, classes)))
+    for block, (kernel, filters) in enumerate(blocks, start=1):
+        for place, count in enumerate(filters):
+            number += place > 0
+            name, size = (f"cccp{number}", 1) if place else (f"conv{block}", kernel)
+            layers[name] = nn.Conv2d(channels, count, size, padding=size // 2)
+            layers[f"relu_{name}"] = nn.ReLU()
+            channels = count
+        if block == 1:
+            layers["pool1"] = nn.MaxPool2d(3, 2, ceil_mode=True)
+        elif block == 2:
+            layers["pool2"] = nn.AvgPool2d(3, 2, ceil_mode=True)
+        if block < 3:
+            layers[f"drop{block}"] = nn.Dropout(dropout)
+    layers["pool3"] = nn.AvgPool2d(8)
+    layers["flatten"] = nn.Flatten()
+    network = nn.Sequential(layers)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+    first, last = network.get_submodule("conv1"), network.get_submodule("cccp6")
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(last, nn.Conv2d)
+    assert first.bias is not None
+    assert last.bias is not None
+    with torch.no_grad():
+        first.bias.copy_(-0.5 * first.weight.sum(dim=(1, 2, 3)))
+        last.bias.fill_(1.0)
+    return network

@@ -107,12 +107,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of (name, cells); `corner` says what the rows are."""
+    """Rows of (name, cells); `corner` says what the rows are.
+
+    heat: percent of colour of each cell, 0 for none; None for a plain table.
+    """
 
     title: str
     corner: str
     columns: Sequence[str]
     rows: Sequence[tuple[str, Sequence[str]]]
+    heat: Sequence[Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,8 @@ class Figure:
 
     name:   "LRA, Fig. 5". lede: what is seen. captions: sentences below.
     legend: (key, name) of each curve; the style sheet gives a key its colour.
-    over:   what the curves run over. last: where the last values of the curves are.
+    over:   what the curves run over. last: where the last values of the curves are, which have a
+            table; None where `tables` have the numbers of the charts.
     """
 
     name: str
@@ -133,7 +138,7 @@ class Figure:
     legend: Sequence[tuple[str, str]] = field(default=())
     tables: Sequence[Table] = ()
     over: str = "the number of regions visited"
-    last: str = "After the last region"
+    last: str | None = "After the last region"
 
 
 def render(figure: Figure, about: About) -> str:

@@ -12,6 +12,7 @@ from elbowroom.training.objectives import (
     OBJECTIVES,
     Adversarial,
     Objective,
+    OutputMargin,
     Plain,
     make_objective,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Adversarial",
     "EpochReport",
     "Objective",
+    "OutputMargin",
     "Plain",
     "Recipe",
     "TrainingResult",

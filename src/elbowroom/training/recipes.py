@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,22 @@ _MADRY = TrainingRun(
 # `TrainingRun`: with those and 60,000 images the plain network gets 94 % of the test images.
 _FONTS = TrainingRun(epochs=10, learning_rate_decay=0.6, weight_decay=1e-5)
 
+# Bounds thesis: 10,000 iterations of Adam for LeNet-LRN (5.4.1), 1,000 in each epoch. Neither the
+# size of a batch nor the step size is given: Caffe's LeNet has batches of 64; 0.001 is Adam's own.
+_LENET = TrainingRun(
+    epochs=10, batch_size=60, learning_rate=1e-3, learning_rate_decay=1.0, weight_decay=0.0
+)
+_MLP = TrainingRun(epochs=60, batch_size=10, learning_rate_decay=0.97, weight_decay=0.0)
+
+
+def _tabular(data: str, *sizes: int, settings: TrainingRun = _MLP) -> Recipe:
+    """An MLP of the Bounds thesis, Table 4.3; how it was trained is not given."""
+    options = {"sizes": list(sizes), "activation": "tanh"}
+    return Recipe(
+        model="mlp", model_options=options, data=data, validation_split="val", settings=settings
+    )
+
+
 RECIPES: dict[str, Recipe] = {
     # The two networks that come with the package; only the objective differs.
     "fonts-plain": Recipe(model="fonts-cnn", data="fonts", count=240_000, settings=_FONTS),
@@ -100,5 +116,23 @@ RECIPES: dict[str, Recipe] = {
         data="mnist",
         objective=Adversarial(norm=Linf, eps=0.3, steps=40, step_size=0.01, weight=1.0),
         settings=_MADRY,
+    ),
+    # Bounds thesis, Tables 4.3, 5.1 and 5.3.
+    "bounds-iris": _tabular("iris", 4, 5, 3),
+    "bounds-wine": _tabular("wine", 13, 5, 3, 3),
+    "bounds-spambase": _tabular(
+        "spambase", 57, 7, 5, 3, 2, settings=replace(_MLP, epochs=20, batch_size=50)
+    ),
+    **{
+        f"bounds-{name}": Recipe(model=name, data="mnist", settings=_LENET)
+        for name in ("lenet5", "lenet5-lrn1", "lenet5-lrn2", "lenet5-lrn3")
+    },
+    # 120,000 iterations, as Caffe's model zoo has it, but of Adam, and on CIFAR-10 (JPEG 75).
+    "bounds-cifar-nin": Recipe(
+        model="cifar-nin",
+        data="cifar10-jpeg75",
+        settings=TrainingRun(
+            epochs=300, batch_size=125, learning_rate=1e-3, learning_rate_decay=0.99
+        ),
     ),
 }
