@@ -14,6 +14,10 @@ MEMORY = 30
 BARRIER, FALL, LEAST_BARRIER = 4.0, 0.4, 1e-6
 # It falls when so many steps together add less than this to the objective.
 PATIENCE, PROGRESS = 10, 5e-3
+# What a starting point tries: how much earlier units have to dominate later ones, and factors.
+DOMINANCE, GROWTH = (0.5, 1.0, 2.02), (1.0, 10.0, 1e3)
+# As many layers as units are looked for in, at most.
+DEPTH = 50
 # Multipliers are offered for proof when their radius is so many times that of the last.
 WORTH = 1.01
 LINE_SEARCH, SHRINK, SUFFICIENT = 12, 0.4, 1e-4
@@ -23,31 +27,41 @@ def starting_point(problem: Problem) -> Multipliers:
     """Multipliers at which the Lagrangian is convex and its minimum positive.
 
     lam cancels what units cost at a distance; earlier units dominate what later ones take from
-    them, by positive vectors (Collatz and Wielandt); then tau grows until it suffices.
+    them, by positive vectors (Collatz and Wielandt); then tau grows until it suffices. Convexity
+    is certain with `DOMINANCE[-1]`, from `s t <= s^2 / 2 + t^2 / 2`; the smaller ones begin nearer
+    to the optimum.
     """
+    ones = torch.ones_like(problem.low[:1])
+    for growth in GROWTH:
+        for dominance in DOMINANCE:
+            start = _dominant(problem, growth, dominance)
+            for doublings in range(0, 60, 2 if dominance < DOMINANCE[-1] else 1):
+                found = Multipliers(*start, ones * 1.7**doublings)
+                if evaluate(problem, found, 0.0) is not None:
+                    return found
+    return found
+
+
+def _dominant(
+    problem: Problem, growth: float, dominance: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """lam, mu, nu and kap of a starting point."""
     d, n = problem.features, len(problem.distance)
     cost, between = problem.row[d:], problem.moves[:, d:].abs()
-    typical = problem.distance.median() if n else 0.0
-    size = cost.abs() + 1e-3 * (cost.abs().max() if n else 0.0) + 1e-12
-    lam = size / (problem.distance + 0.3 * typical + 1e-6)
-    # Units are in the order of their layers: only later ones are taken from.
-    ones = torch.ones_like(lam)
-    for _ in range(n and 30):
-        needed = between.T @ (lam * (between @ ones)) / 2
-        grown = torch.maximum(lam, needed)
-        if bool((grown <= lam * (1 + 1e-6)).all()):
-            break
-        lam = grown
-    mu = (cost + lam * problem.distance).clamp(min=1e-6)
-    small = torch.full_like(lam, 1e-4)
     box = torch.full_like(problem.low, 0.02)
-    tau = torch.ones_like(problem.low[:1])
-    for _ in range(60):
-        m = Multipliers(lam, mu, small, box, tau)
-        if evaluate(problem, m, 0.0) is not None:
+    if n == 0:
+        return cost, cost, cost, box
+    size = cost.abs() + 1e-3 * cost.abs().max() + 1e-12
+    typical = 0.3 * problem.distance.median() + 0.01 * problem.distance.max() + 1e-6
+    lam = growth * size / (problem.distance + typical)
+    # Units are in the order of their layers, and take only from earlier ones.
+    for _ in range(DEPTH):
+        needed = dominance * (between.T @ (lam * between.sum(dim=1)))
+        if bool((needed <= lam * (1 + 1e-6)).all()):
             break
-        tau = tau * 1.7
-    return Multipliers(lam, mu, small, box, tau)
+        lam = torch.maximum(lam, needed)
+    mu = (cost + lam * problem.distance).clamp(min=1e-6)
+    return lam, mu, torch.full_like(lam, 1e-4), box
 
 
 def ascend(

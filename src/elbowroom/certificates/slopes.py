@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ def improved_margins(
             optimiser.zero_grad()
             (-margins.sum()).backward()  # type: ignore[no-untyped-call]
         best = torch.maximum(best, margins.detach())
+        for slope in free.slopes:  # a row or a ball of size 0 has no direction to ascend in
+            slope.grad = cast(Tensor, slope.grad).nan_to_num(0.0, 0.0, 0.0)
         optimiser.step()
     return best.view(count, classes)
 
