@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbowroom.certificates.ascent import ascend, starting_point
 from elbowroom.certificates.base import Certificate
-from elbowroom.certificates.deviations import Deviations, deviations
+from elbowroom.certificates.deviations import Deviations, deviations, require_two_pieces
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.certificates.shor import Multipliers, Problem, evaluate, guaranteed_value
@@ -32,8 +32,8 @@ class Semidefinite(Certificate):
     Raghunathan, Steinhardt and Liang 2018, for L2 balls. In L2 the units share the radius out
     among themselves, which lines cannot see: on networks of dense layers the radius comes within
     a few percent of the nearest adversarial example. Needs ReLUs or other activations of two
-    pieces, and the memory and time of dense matrices over all features and all units that can
-    change (seconds for a thousand, minutes for three thousand; larger ones are refused).
+    pieces, and the memory and time of dense matrices over all features and all units (seconds for
+    a thousand, minutes for three thousand; more than `MOST_UNITS` are refused).
 
     Sound for the network as it is computed: whatever the ascent ends with is proved by a Cholesky
     factorisation in float64 with a bound on all rounding, and the rounding of the network in its
@@ -57,10 +57,10 @@ class Semidefinite(Certificate):
             return none
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, margins.values, lower, upper, L2)
+        _require_small(relaxation)
         limit = self._limit(relaxation, margins)
         found = deviations(relaxation, y, limit)
         clf.cost += relaxation.cost
-        _require_small(found)
         move = margins.values[0].flatten()
         low = torch.maximum(lower.flatten() - move, -limit) * (1 + 1e-12)
         high = torch.minimum(upper.flatten() - move, limit) * (1 + 1e-12)
@@ -134,11 +134,11 @@ class _Proof:
         return 0.0
 
 
-def _require_small(found: Deviations) -> None:
-    total = found.moves.shape[1]
-    if total > MOST_UNITS:
+def _require_small(relaxation: Relaxation) -> None:
+    features = relaxation.lower.numel()
+    units = sum(require_two_pieces(kind).units for kind in relaxation.kinds.values())
+    if features + units > MOST_UNITS:
         raise ValueError(
-            f"{found.features} features and {len(found.distance)} units that can change are more "
-            f"than the {MOST_UNITS} whose matrices the semidefinite certificate takes; use "
-            "LinearRelaxation"
+            f"{features} features and {units} units are more than the {MOST_UNITS} whose matrices "
+            "the semidefinite certificate takes; use LinearRelaxation"
         )
