@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from elbowroom import L1, L2, Classifier, Linf
 from elbowroom.certificates import Certificate, GlobalLipschitz
+from elbowroom.graph import UnsupportedOperationError
 from elbowroom.norms import Norm, per_sample
 from soundness import sound_certificates
 
@@ -112,9 +113,11 @@ def changes_inside(clf: Classifier, x: Tensor, y: Tensor, radius: Tensor, norm: 
 
 
 def radii(certificate: Certificate, clf: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """`(N,)`; 0 where the network is refused, because its outputs are all rounding."""
+    """`(N,)`; 0 where the network is refused, for a layer or because its outputs are all rounding."""
     try:
         return certificate(clf, x, y).radius
+    except UnsupportedOperationError:
+        return torch.zeros(len(x), dtype=torch.float64)
     except ValueError as error:
         if not re.search("depend on the other samples|differs from the model", str(error)):
             raise

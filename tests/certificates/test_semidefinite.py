@@ -178,8 +178,8 @@ def test_linear_networks_and_ties():
     model.weight.data = torch.tensor([[1.0, 2, 0, -1], [0, 1, 1, 1]], dtype=torch.float64)
     model.bias.data = torch.tensor([0.05, 0.0], dtype=torch.float64)
     x = torch.full((1, 4), 0.5, dtype=torch.float64)
-    logits = model(x).detach()[0]
-    truth = float((logits[0] - logits[1]).abs()) / float((model.weight[0] - model.weight[1]).norm())
+    logits, normal = model(x).detach()[0], (model.weight[0] - model.weight[1]).detach()
+    truth = float((logits[0] - logits[1]).abs() / normal.norm())
     assert float(Semidefinite()(model, x).radius) == pytest.approx(truth, rel=5e-3)
     assert float(Semidefinite()(model, x).radius) <= truth
     model.bias.data[0] = float(model.bias[0] - (logits[0] - logits[1]))
