@@ -113,7 +113,7 @@ def changes_inside(clf: Classifier, x: Tensor, y: Tensor, radius: Tensor, norm: 
 
 
 def radii(certificate: Certificate, clf: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """`(N,)`; 0 where the network is refused, for a layer or because its outputs are all rounding."""
+    """`(N,)`; 0 where the network is refused: for a layer, or as its outputs are all rounding."""
     try:
         return certificate(clf, x, y).radius
     except UnsupportedOperationError:

@@ -182,6 +182,6 @@ def test_linear_networks_and_ties():
     truth = float((logits[0] - logits[1]).abs() / normal.norm())
     assert float(Semidefinite()(model, x).radius) == pytest.approx(truth, rel=5e-3)
     assert float(Semidefinite()(model, x).radius) <= truth
-    model.bias.data[0] = float(model.bias[0] - (logits[0] - logits[1]))
+    model.bias.data[0] -= logits[0] - logits[1]
     tie = Semidefinite()(model, x).radius
     assert float(tie) < 1e-12
