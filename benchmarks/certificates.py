@@ -40,7 +40,7 @@ def certificate(name: str, *, box: bool = True, **options: object) -> Method:
 
 def attack(**options: object) -> Method:
     def run(clf: Classifier, x: Tensor, y: Tensor) -> tuple[Tensor, object]:
-        found = attacks.Closest(**options)(clf, x, y)  # type: ignore[arg-type]
+        found = attacks.Closest(**options)(clf, x, y)
         return found.distance, found.cost
 
     return run
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
                     "rows": problem.indices[rows],
                     "radius": radius.tolist(),
                     "cost": asdict(cost),
-                }  # type: ignore[call-overload]
+                }
                 stored |= {"commit": _commit(), "threads": torch.get_num_threads()}
                 write_atomically(path, json.dumps(stored).encode())
                 print(model, name, start, f"{float(radius.mean()):.4f}", flush=True)

@@ -16,7 +16,7 @@ from elbowroom.certificates import LinearRelaxation
 from elbowroom.certificates.curves import normaliser, smooth_rest
 from elbowroom.certificates.interval import intervals
 from elbowroom.certificates.magnitude import absolute_part, fits_float32, magnitudes
-from elbowroom.certificates.radius_search import largest_radius
+from elbowroom.certificates.radius_search import searched_radius
 from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.certificates.slopes import improved_margins
 from elbowroom.certificates.supports import supports
@@ -235,7 +235,7 @@ def test_the_search_for_a_radius(root, guess):
 
     farthest = torch.tensor([1e3, 2.0]).double()
     first = torch.full((2,), guess, dtype=torch.float64)
-    found = largest_radius(spare, truth**2, first, farthest, 25)
+    found = searched_radius(spare, truth**2, first, farthest, 25)
     assert root * 0.999 <= float(found[0]) <= root
     assert float(found[0]) in {float(radius[0]) for radius in tested}
     assert found[1].isinf()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.margins import ARITHMETIC, Margins
-from elbowroom.certificates.radius_search import largest_radius
+from elbowroom.certificates.radius_search import searched_radius
 from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.certificates.slopes import improved_margins
 from elbowroom.classifier import Classifier
@@ -71,6 +71,6 @@ class LinearRelaxation(Certificate):
         sure = (margins.radius() / self.norm.largest_l2(x[0].numel())).clamp(1e-9, 1e9)
         fall = (at_zero - spare(torch.minimum(sure, farthest))) / sure
         guess = at_zero / fall.clamp(min=1e-300) / CAUTION
-        radius = largest_radius(spare, at_zero, guess, farthest, self.search_steps)
+        radius = searched_radius(spare, at_zero, guess, farthest, self.search_steps)
         clf.cost += relaxation.cost
         return radius * ARITHMETIC

@@ -12,7 +12,7 @@ SAFEGUARD = 0.15
 GROWTH = 4.0
 
 
-def largest_radius(
+def searched_radius(
     spare: Callable[[Tensor], Tensor], at_zero: Tensor, guess: Tensor, farthest: Tensor, steps: int
 ) -> Tensor:
     """Radii `(B,)`, each of which was itself tested: 0 where no test succeeded.

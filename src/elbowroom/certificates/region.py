@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from elbowroom.certificates.base import Certificate
+from elbowroom.certificates.magnitude import magnitudes
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.classifier import Classifier
 from elbowroom.graph.pattern import require_piecewise_affine
-from elbowroom.norms import L2
+from elbowroom.norms import L2, per_sample
 from elbowroom.regions.envelopes import Kind
 from elbowroom.regions.units import Units
 
 # Rows that are pulled back at a time, for a sample.
 CHUNK = 256
+# In place of an infinite distance, where the size of the rounding there is asked for.
+FARTHEST = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,6 @@ class Region(Certificate):
         values = margins.values
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, values, lower, upper, self.norm)
-        relaxation.enclose(torch.zeros_like(margins.available[:, 0]))
         exact = {
             index: kind.envelope(
                 kind.pieces_at(values[kind.source.index]),
@@ -60,11 +62,16 @@ class Region(Certificate):
         pull = relaxation.fine.substitution.pull
         rows, _, _ = pull({last: relaxation.pairs(y)}, exact)
         growth = margins.growth * self.norm.largest_l2(x[0].numel())
-        size = relaxation.fine.shares[last] * relaxation.magnitude(last).amax(dim=1, keepdim=True)
-        nearest = self._distance(margins.available - 2 * size, rows, growth).amin(dim=1)
+        # Rounding of the rows counts wherever in the ball, which is no larger than this.
+        farthest = self._distance(margins.available, rows, growth).amin(dim=1).clamp(0, FARTHEST)
+        box = torch.maximum(lower.abs(), upper.abs())
+        size = (values[0].abs() + per_sample(farthest, values[0])).minimum(box)
+        sizes = magnitudes(relaxation.graph, size)
+        slack = relaxation.fine.shares[last] * sizes[last].amax(dim=1, keepdim=True)
+        nearest = self._distance(margins.available - 2 * slack, rows, growth).amin(dim=1)
         for kind in relaxation.kinds.values():
             source = kind.source.index
-            error = relaxation.fine.shares[source] * relaxation.magnitude(source)
+            error = relaxation.fine.shares[source] * sizes[source]
             gap = _gaps(kind, values[source]) - kind.entries_within(-error, error)[1]
             for first in range(0, kind.entries, CHUNK):
                 some = slice(first, min(first + CHUNK, kind.entries))

@@ -88,7 +88,9 @@ class Problem:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """At some multipliers: `value`, `spread` (log-determinant, a barrier), and its gradient."""
+    """At some multipliers: the objective of the ascent with its gradient, the value, and the radius
+    for which the margin is positive.
+    """
 
     objective: float
     value: float
