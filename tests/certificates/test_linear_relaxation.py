@@ -19,7 +19,6 @@ from elbowroom.certificates.magnitude import absolute_part, fits_float32, magnit
 from elbowroom.certificates.radius_search import searched_radius
 from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.certificates.slopes import improved_margins
-from elbowroom.certificates.supports import supports
 from elbowroom.graph import UnsupportedOperationError, trace
 from elbowroom.graph.evaluate import evaluate
 from oracles import linear
@@ -37,12 +36,25 @@ def curved() -> nn.Module:
     )  # fmt: skip
 
 
+def local() -> nn.Module:
+    """Convolutions, the receptive fields of whose units are small in the input."""
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 2, padding=1),
+        nn.BatchNorm2d(4), nn.Softplus(), nn.Conv2d(4, 4, 2, stride=2, groups=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64, 3),
+    ).eval()  # fmt: skip
+
+
+BUILT = {"curved": (curved, (1, 8, 8)), "local": (local, (1, 16, 16))}
+
+
 def classifier(name: str, seed: int) -> tuple[Classifier, tuple[int, ...]]:
-    if name != "curved":
+    if name not in BUILT:
         model, shape = nets.make(name, seed)
         return Classifier(model), shape
     torch.manual_seed(seed)
-    return Classifier(curved().double()), (1, 8, 8)
+    build, shape = BUILT[name]
+    return Classifier(build().double()), shape
 
 
 def around(name: str, seed: int, norm=L2) -> tuple[Relaxation, Classifier, torch.Tensor]:
@@ -64,7 +76,7 @@ def points_near(x: torch.Tensor, radius: torch.Tensor, norm, seed: int) -> torch
     return moved.clamp(0, 1).view(POINTS, *x.shape)
 
 
-@pytest.mark.parametrize("name", [*nets.PIECEWISE_AFFINE, "curved"])
+@pytest.mark.parametrize("name", [*nets.PIECEWISE_AFFINE, *BUILT])
 @pytest.mark.parametrize("norm", [L1, L2, Linf], ids=str)
 @given(seed=st.integers(0, 10**6), size=st.sampled_from([0.0, 0.05, 0.4]))
 @settings(max_examples=3)
@@ -129,8 +141,9 @@ def test_more_steps_of_the_slopes_raise_the_margins():
     assert float((better - usual).max()) > 1e-3
 
 
-def test_rows_of_large_layers_in_float32_are_widened(monkeypatch):
-    relaxation, _, _ = around("resnet", 1)
+@pytest.mark.parametrize("name", ["resnet", "local"])
+def test_rows_of_large_layers_in_float32_are_widened(monkeypatch, name):
+    relaxation, _, _ = around(name, 1)
     radius = torch.full((2,), 0.1, dtype=torch.float64)
     fine = relaxation.enclose(radius)
     monkeypatch.setattr("elbowroom.certificates.relaxation.LARGE", 0)
@@ -186,7 +199,7 @@ def test_bounds_on_the_factor_of_response_normalisation():
         assert bool((factor >= least - 1e-12).all() and (factor <= most + 1e-12).all())
 
 
-@pytest.mark.parametrize("name", [*nets.PIECEWISE_AFFINE, "curved"])
+@pytest.mark.parametrize("name", [*nets.PIECEWISE_AFFINE, *BUILT])
 def test_intervals_and_magnitudes_contain_the_values(name):
     clf, shape = classifier(name, 2)
     graph, generator = clf.graph(shape), torch.Generator().manual_seed(1)
@@ -199,20 +212,6 @@ def test_intervals_and_magnitudes_contain_the_values(name):
         ):
             assert bool((value >= a - 1e-12).all() and (value <= b + 1e-12).all())
             assert bool((value.abs() <= size + 1e-12).all())
-
-
-def test_the_features_that_units_depend_on():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 2, 3), nn.Flatten())
-    graph = trace(nn.Sequential(*model, nn.Linear(2 * 36, 2)), (1, 10, 10))
-    found = supports(graph, 3)
-    assert found is not None
-    assert found.shape == (72, 25)
-    x = torch.rand(1, 1, 10, 10).requires_grad_()
-    out = model(x).flatten()
-    for unit in (0, 35, 71):
-        (gradient,) = torch.autograd.grad(out[unit], x, retain_graph=True)
-        assert set(gradient.flatten().nonzero().flatten().tolist()) == set(found[unit].tolist())
-    assert supports(graph, len(graph.nodes) - 1) is None  # depends on everything
 
 
 def test_absolute_weights():

@@ -10,7 +10,7 @@ from torch import Tensor
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.radius_search import searched_radius
-from elbowroom.certificates.relaxation import Relaxation
+from elbowroom.certificates.relaxation import Enclosure, Relaxation
 from elbowroom.certificates.slopes import improved_margins
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L2
@@ -52,9 +52,12 @@ class LinearRelaxation(Certificate):
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, margins.values, lower, upper, self.norm)
 
+        outer: Enclosure | None = None  # of the smallest radii that failed
+
         def spare(radius: Tensor) -> Tensor:
             """What the margins have left; the label's own column counts as infinite."""
-            enclosure = relaxation.enclose(radius)
+            nonlocal outer
+            enclosure = relaxation.enclose(radius, outer)
             needed = reserve + growth * radius[:, None]
             left = relaxation.margins(y, enclosure.envelopes, radius) - needed
             worst = left.scatter(1, y[:, None], torch.inf).amin(dim=1)
@@ -62,6 +65,9 @@ class LinearRelaxation(Certificate):
                 better = improved_margins(relaxation, enclosure, y, radius, self.slope_steps)
                 left = torch.maximum(left, better - needed)
                 worst = left.scatter(1, y[:, None], torch.inf).amin(dim=1)
+            if outer is None:
+                outer = enclosure
+            outer = outer.updated(enclosure, worst <= 0)
             return worst
 
         corner = torch.maximum(margins.values[0] - lower, upper - margins.values[0])

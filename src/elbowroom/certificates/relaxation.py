@@ -15,25 +15,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from elbowroom.certificates.curves import Curves, Responses
+from elbowroom.certificates.curves import Curves, Responses, Undecided
 from elbowroom.certificates.interval import intervals
 from elbowroom.certificates.magnitude import fits_float32, magnitudes, rounding_shares
-from elbowroom.certificates.supports import supports
+from elbowroom.certificates.unit_bounds import Balls, entry_bounds
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, UnsupportedOperationError
 from elbowroom.graph.ops import LocalResponseNorm, MaxPool, PiecewiseAffine, Smooth
 from elbowroom.norms import Norm, per_sample
-from elbowroom.regions.balls import least_in_balls
 from elbowroom.regions.envelopes import Envelope, Kind
-from elbowroom.regions.partial import padded_indices
 from elbowroom.regions.substitution import Substitution
-from elbowroom.regions.units import Elementwise, Units
+from elbowroom.regions.units import Units
 from elbowroom.regions.windows import Windows
 from elbowroom.results import Cost
 
-# Numbers that the rows of one layer may take up at a time.
-MEMORY = 2**25
-# Layers of more entries than this are bounded in float32.
+# Layers of more entries than this are bounded in float32 alone.
 LARGE = 512
 
 
@@ -52,12 +48,27 @@ class Precision:
 class Enclosure:
     """Every curved node between lines, over one ball for each sample.
 
+    radius:    `(B,)`.
     low, high: bounds on the entries (see `Kind`) of each node, `(B, entries)`, by index.
     """
 
+    radius: Tensor
     envelopes: Mapping[int, Envelope]
     low: Mapping[int, Tensor]
     high: Mapping[int, Tensor]
+
+    def updated(self, other: Enclosure, taken: Tensor) -> Enclosure:
+        """With what is known of the samples `taken` `(B,)` bool from `other`; the lines stay."""
+
+        def bounds(mine: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> dict[int, Tensor]:
+            return {i: torch.where(taken[:, None], others[i], mine[i]) for i in mine}
+
+        return Enclosure(
+            torch.where(taken, other.radius, self.radius),
+            self.envelopes,
+            bounds(self.low, other.low),
+            bounds(self.high, other.high),
+        )
 
 
 class Relaxation:
@@ -92,100 +103,74 @@ class Relaxation:
         """The magnitude `(B, *shape)` of a node within the radius that was enclosed last."""
         return self._magnitudes[index]
 
-    def enclose(self, radius: Tensor) -> Enclosure:
-        """Lines that hold within `radius` `(B,)` of each sample, inside the box."""
+    def enclose(self, radius: Tensor, outer: Enclosure | None = None) -> Enclosure:
+        """Lines that hold within `radius` `(B,)` of each sample, inside the box.
+
+        outer: what is known already; its bounds hold here too, where its radius is no smaller.
+        """
         x = self.values[0]
         reach = per_sample(radius, x)
         low, high = torch.maximum(x - reach, self.lower), torch.minimum(x + reach, self.upper)
         boxes = intervals(self.graph, low, high)
         self._magnitudes = magnitudes(self.graph, torch.maximum(low.abs(), high.abs()))
+        balls = self._balls(radius)
         envelopes: dict[int, Envelope] = {}
         lows: dict[int, Tensor] = {}
         highs: dict[int, Tensor] = {}
         for index, kind in self.kinds.items():
             below, above = self._entries_from(kind, boxes[kind.source.index])
-            open_ = (kind.settled(below, above) < 0).flatten(1)
-            if bool(open_.any()):
-                precision = self.coarse if envelopes and kind.entries > LARGE else self.fine
-                lines = {i: envelope.to(precision.dtype) for i, envelope in envelopes.items()}
-                self._tighten(kind, kind.entries_of(open_), precision, lines, radius, below, above)
+            if outer is not None:
+                holds = (radius <= outer.radius)[:, None]
+                below = torch.where(holds, torch.maximum(below, outer.low[index]), below)
+                above = torch.where(holds, torch.minimum(above, outer.high[index]), above)
+                above = torch.maximum(below, above)
+            for precision in self._precisions(kind) if envelopes else [self.fine]:
+                below, above = self._tightened(kind, precision, envelopes, balls, below, above)
             pieces = kind.settled(below, above)
             lows[index], highs[index] = below, above
             envelopes[index] = kind.envelope(pieces, below, above, self.values[kind.source.index])
-        return Enclosure(envelopes, lows, highs)
+        return Enclosure(radius, envelopes, lows, highs)
+
+    def _precisions(self, kind: Kind) -> list[Precision]:
+        """In which bounds on its entries are found, one after the other."""
+        if self.coarse.dtype == self.fine.dtype or kind.entries > LARGE:
+            return [self.coarse]
+        # A coarse bound is as good as any where it decides on the piece.
+        return [self.fine] if isinstance(kind, Undecided) else [self.coarse, self.fine]
+
+    def _balls(self, radius: Tensor) -> Balls:
+        return Balls(self.values[0], radius, self.lower, self.upper, self.norm)
 
     def _entries_from(self, kind: Kind, box: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         error = self.fine.shares[kind.source.index] * self._magnitudes[kind.source.index]
         low, high = box[0] - error, box[1] + error
         return kind.entries_within(low, high)
 
-    def _tighten(
+    def _tightened(
         self,
         kind: Kind,
-        mask: Tensor,
         precision: Precision,
-        lines: Mapping[int, Envelope],
-        radius: Tensor,
+        envelopes: Mapping[int, Envelope],
+        balls: Balls,
         below: Tensor,
         above: Tensor,
-    ) -> None:
-        """Improve `below` and `above` `(B, entries)` where `mask` is set, by back-substitution."""
+    ) -> tuple[Tensor, Tensor]:
+        """Better bounds `(B, entries)` where `below` and `above` leave the piece open."""
+        open_ = (kind.settled(below, above) < 0).flatten(1)
+        if not bool(open_.any()):
+            return below, above
+        lines = {index: envelope.to(precision.dtype) for index, envelope in envelopes.items()}
+        least, most = entry_bounds(
+            precision.substitution, kind, kind.entries_of(open_), lines, balls
+        )
         source = kind.source.index
         error = precision.shares[source] * self._magnitudes[source]
-        margin = kind.entries_within(-error, error)[1]
-        wanted = padded_indices(mask)
-        at_once = max(1, MEMORY // (len(wanted) * self._widest(source)))
-        infinite = margin.new_tensor(torch.inf)
-        for first in range(0, wanted.shape[1], at_once):
-            some = wanted[:, first : first + at_once]
-            where, there = some.clamp(min=0), some >= 0
-            least, most = self._bounds(kind, some, precision, lines, radius)
-            slack = margin.gather(1, where)
-            known = there & (least - slack).isfinite() & (most + slack).isfinite()
-            below.scatter_reduce_(1, where, torch.where(known, least - slack, -infinite), "amax")
-            above.scatter_reduce_(1, where, torch.where(known, most + slack, infinite), "amin")
-        above.copy_(torch.maximum(below, above))
-
-    def _widest(self, index: int) -> int:
-        return 2 * max(torch.Size(node.shape).numel() for node in self.graph.nodes[: index + 1])
-
-    def _bounds(
-        self,
-        kind: Kind,
-        wanted: Tensor,
-        precision: Precision,
-        lines: Mapping[int, Envelope],
-        radius: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Bounds `(B, R)` on the entries `wanted` `(B, R)`, -1 for none."""
-        source, dtype = kind.source.index, precision.dtype
-        one_hot = torch.zeros(*wanted.shape, kind.entries, dtype=dtype, device=wanted.device)
-        one_hot.scatter_(2, wanted.clamp(min=0)[..., None], (wanted >= 0)[..., None].to(dtype))
-        units = kind.transposed(one_hot)
-        columns = supports(self.graph, source) if isinstance(kind, Elementwise) else None
-        if columns is not None:
-            columns = columns[wanted.clamp(min=0)]
-        found = []
-        for part in (units, -units) if lines else (units,):
-            rows, constant, _ = precision.substitution.pull({source: part}, lines)
-            rows = rows.double()
-            found.append(self.least(rows, radius, columns) + constant)
-            if not lines:  # without curved layers below, the same row bounds from above
-                found.append(self.least(-rows, radius, columns) - constant)
-        return found[0], -found[1]
-
-    def least(self, rows: Tensor, radius: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Lower bounds `(B, R)` on linear functions of the input, over the balls in the box.
-
-        columns: `(B, R, k)`, the features that can matter, -1 for none; None for all.
-        """
-        x, lower, upper = self.values[0].flatten(1), self.lower.flatten(), self.upper.flatten()
-        if columns is not None:
-            where, there = columns.clamp(min=0), columns >= 0
-            rows = torch.where(there, rows.gather(2, where), 0.0)
-            x = x[:, None].expand(-1, rows.shape[1], -1).gather(2, where)
-            lower, upper = lower[where], upper[where]
-        return least_in_balls(rows, x, radius, lower, upper, norm=self.norm)
+        slack = kind.entries_within(-error, error)[1]
+        least, most = least - slack, most + slack
+        known = least.isfinite() & most.isfinite()
+        below = torch.where(known, torch.maximum(below, least), below)
+        above = torch.where(known, torch.minimum(above, most), above)
+        return below, torch.maximum(below, above)
 
     def pairs(self, y: Tensor) -> Tensor:
         """`(B, K, K)`: what `f_y - f_j` is of the logits, for every class j."""
@@ -202,7 +187,9 @@ class Relaxation:
         last = len(self.graph.nodes) - 1
         error = self.fine.shares[last] * self._magnitudes[last]
         pulled, constant, _ = self.fine.substitution.pull({last: rows}, envelopes)
-        return self.least(pulled, radius) + constant - (rows.abs() * error[:, None]).sum(dim=2)
+        return (
+            self._balls(radius).least(pulled) + constant - (rows.abs() * error[:, None]).sum(dim=2)
+        )
 
     def repeated(self, owner: Tensor) -> Relaxation:
         """The relaxation around the samples `owner` (indices, repeats allowed)."""

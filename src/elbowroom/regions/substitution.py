@@ -17,9 +17,8 @@ from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import ChannelAffine, Conv, Linear, Reshape
 from elbowroom.regions.envelopes import Envelope
+from elbowroom.regions.transposed_convolution import transposed_convolution
 from elbowroom.results import Cost
-
-CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 
 
 class Substitution:
@@ -84,16 +83,11 @@ class Substitution:
         if isinstance(op, ChannelAffine):
             return [u * op.scale]
         if isinstance(op, Conv):
-            sizes = zip(
-                shape[1:], u.shape[2:], op.weight.shape[2:],
-                op.stride, op.padding, op.dilation, strict=True,
-            )  # fmt: skip
-            # Input pixels behind the last window, which the transposed convolution leaves out.
-            rest = tuple(n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, k, s, p, d in sizes)
-            apply = CONV_TRANSPOSE[len(op.stride)]
-            if all(r < max(s, d) for r, s, d in zip(rest, op.stride, op.dilation, strict=True)):
-                weight = op.weight
-                return [apply(u, weight, None, op.stride, op.padding, rest, op.groups, op.dilation)]
+            full = transposed_convolution(u, op)
+            # Without the padding, and with input pixels behind the last window.
+            sizes = zip(shape[1:], full.shape[2:], op.padding, strict=True)
+            pads = [n for size, m, p in sizes for n in (size - m + p, -p)]
+            return [F.pad(full, pads[::-1])]
         with torch.enable_grad():
             zeros = [zero.requires_grad_() for zero in self._zeros(node, len(u))]
             product = torch.autograd.grad(

@@ -34,6 +34,11 @@ class UnitEnvelope(Envelope):
         )
         return UnitEnvelope(below, above)
 
+    def take(self, samples: slice) -> UnitEnvelope:
+        """The lines of some samples."""
+        below, above = ((slope[samples], rest[samples]) for slope, rest in (self.below, self.above))
+        return UnitEnvelope(below, above)
+
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         below = output - (self.below[0] * z + self.below[1])
         above = self.above[0] * z + self.above[1] - output

@@ -1,0 +1,152 @@
+"""Rows within receptive fields: those of the whole network, less their zeros."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from elbowroom import L2
+from elbowroom.certificates.relaxation import Relaxation
+from elbowroom.graph import trace
+from elbowroom.graph.evaluate import CONV, evaluate
+from elbowroom.graph.ops import Conv
+from elbowroom.regions.local_substitution import LocalSubstitution
+from elbowroom.regions.receptive_fields import Window, receptive_fields
+from elbowroom.regions.transposed_convolution import transposed_convolution
+from nets import randomise_statistics
+
+
+class Blocks(nn.Module):
+    """Every local operation: a residual block with strides, dilation, a concatenation, pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.second = nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2)
+        self.shortcut = nn.Conv2d(4, 6, 1, stride=2, bias=False)
+        self.response = nn.LocalResponseNorm(3)
+        self.side = nn.Conv2d(6, 2, 1)
+        self.third = nn.Conv2d(8, 3, 2, dilation=2, padding=1)
+        self.pool = nn.AvgPool2d(2, stride=2, padding=1)
+        self.last = nn.Conv2d(3, 2, 1)
+        self.head = nn.Linear(2 * 6 * 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.softplus(self.norm(self.first(2 * x - 0.3)))
+        x = self.response(F.leaky_relu(self.second(x) + self.shortcut(x), 0.1))
+        x = torch.cat([x, torch.tanh(self.side(x))], 1)
+        x = torch.relu(self.last(self.pool(torch.relu(self.third(x)))))
+        return self.head(x.flatten(1))
+
+
+def signal() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv1d(2, 3, 4, stride=3, padding=2), nn.BatchNorm1d(3), nn.ReLU(),
+        nn.Conv1d(3, 4, 3, padding=2, dilation=2), nn.Hardtanh(), nn.AvgPool1d(2),
+        nn.Conv1d(4, 4, 2, groups=4, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2),
+    )  # fmt: skip
+
+
+NETS = {"blocks": (Blocks, (2, 20, 20)), "signal": (signal, (2, 46))}
+ROOM = 50
+
+
+def around(name: str, seed: int) -> Relaxation:
+    build, shape = NETS[name]
+    torch.manual_seed(seed)
+    graph = trace(randomise_statistics(build().double()), shape, dtype=torch.float64)
+    x = torch.rand(3, *shape, dtype=torch.float64)
+    zero = torch.zeros(shape, dtype=torch.float64)
+    return Relaxation(graph, evaluate(graph, x), zero, zero + 1, L2)
+
+
+def whole(rows: Tensor, window: Window, place: list[int], shape: torch.Size) -> Tensor:
+    """Rows of one window `(C, *size)` in the input `(C, *shape)`; what is outside must be zero."""
+    first = [a + t * p for a, t, p in zip(window.start, window.step, place, strict=True)]
+    large = rows.new_zeros(shape[0], *(n + 2 * ROOM for n in shape[1:]))
+    at = (slice(a + ROOM, a + ROOM + n) for a, n in zip(first, window.size, strict=True))
+    large[(slice(None), *at)] = rows
+    inside = large[(slice(None), *(slice(ROOM, ROOM + n) for n in shape[1:]))]
+    assert int(large.count_nonzero()) == int(inside.count_nonzero())
+    return inside
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("seed", range(3))
+def test_local_rows_are_those_of_the_whole_network(name, seed):
+    relaxation = around(name, seed)
+    envelopes = relaxation.enclose(torch.full((3,), 0.3, dtype=torch.float64)).envelopes
+    substitution = relaxation.fine.substitution
+    for kind in relaxation.kinds.values():
+        source = kind.source.index
+        fields = receptive_fields(relaxation.graph, source)
+        assert fields is not None
+        owner, unit = torch.randint(3, (40,)), torch.randint(kind.units, (40,))
+        local = LocalSubstitution(substitution, fields, envelopes)
+        rows, constant = local.pull(owner, unit, (1, -1))
+        for n in range(40):
+            one_hot = torch.zeros(3, 2, kind.units, dtype=torch.float64)
+            one_hot[owner[n], :, unit[n]] = torch.tensor([1.0, -1.0], dtype=torch.float64)
+            u = kind.transposed(one_hot)
+            expected, rest, _ = substitution.pull({source: u}, envelopes)
+            place = [int(p) for p in torch.unravel_index(unit[n] % local.count, local.places)]
+            found = [whole(row, fields[0], place, relaxation.lower.shape) for row in rows[n]]
+            close = {"rtol": 0, "atol": 1e-12}
+            torch.testing.assert_close(torch.stack(found).flatten(1), expected[owner[n]], **close)
+            torch.testing.assert_close(constant[n], rest[owner[n]], **close)
+
+
+def test_the_features_that_units_depend_on():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Conv2d(2, 2, 3, stride=2, padding=1))
+    graph = trace(nn.Sequential(model, nn.Flatten(), nn.Linear(2 * 16, 2)), (1, 10, 10))
+    fields = receptive_fields(graph, 3)
+    assert fields is not None
+    assert fields[0] == Window((-1, -1), (5, 5), (2, 2))
+    x = torch.rand(1, 1, 10, 10).requires_grad_()
+    numbers = torch.arange(1.0, 101).view(1, 1, 10, 10)
+    seen = fields[0].gather(numbers, (4, 4))
+    for unit, out in enumerate(model(x).flatten()):
+        (gradient,) = torch.autograd.grad(out, x, retain_graph=True)
+        pixels = set((gradient.flatten().nonzero().flatten() + 1).tolist())
+        assert pixels == set(seen[unit % 16].flatten().int().tolist()) - {0}
+
+
+def test_units_that_see_most_of_the_input_have_no_window():
+    model = nn.Sequential(nn.Conv2d(1, 2, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3), nn.ReLU())
+    graph = trace(nn.Sequential(model, nn.Linear(3, 2)), (1, 6, 6))
+    assert all(receptive_fields(graph, index) is None for index in range(1, len(graph.nodes)))
+    pooled = nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.Conv2d(2, 2, 3), nn.Flatten())
+    graph = trace(nn.Sequential(pooled, nn.Linear(2 * 25, 2)), (1, 16, 16))
+    assert receptive_fields(graph, 1) is not None
+    assert receptive_fields(graph, 3) is None  # behind a max pool
+
+
+@given(
+    dims=st.integers(1, 2), groups=st.integers(1, 2), kernel=st.integers(1, 4),
+    stride=st.integers(1, 3), padding=st.integers(0, 3), dilation=st.integers(1, 2),
+    size=st.integers(1, 9), count=st.sampled_from([0, 5]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)  # fmt: skip
+@settings(max_examples=150)
+def test_transposed_convolutions(
+    dims, groups, kernel, stride, padding, dilation, size, count, dtype
+):
+    assume(size + 2 * padding >= (kernel - 1) * dilation + 1)
+    weight = torch.randn(4, 3, *[kernel] * dims, dtype=dtype)
+    op = Conv(weight, None, (stride,) * dims, (padding,) * dims, (dilation,) * dims, groups)
+    x = torch.zeros(count, 3 * groups, *[size] * dims, dtype=dtype).requires_grad_()
+    out = CONV[dims](x, weight, None, op.stride, op.padding, op.dilation, groups)
+    u = torch.randn_like(out)
+    (expected,) = torch.autograd.grad(out, x, u)
+    full = transposed_convolution(u, op)
+    length = (out.shape[2] - 1) * stride + (kernel - 1) * dilation + 1
+    assert full.shape[2:] == (length,) * dims
+    # What of it falls on the padding is nothing to the input, the rest of the input is not seen.
+    found = F.pad(full, [-padding, size - length + padding] * dims)
+    scale = float(weight.abs().sum())
+    torch.testing.assert_close(found, expected, rtol=0, atol=scale * torch.finfo(dtype).eps * 10)
