@@ -10,13 +10,10 @@ from torch import Tensor
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.margins import ARITHMETIC, Margins
 from elbowroom.certificates.radius_search import searched_radius
-from elbowroom.certificates.relaxation import Enclosure, Relaxation
+from elbowroom.certificates.relaxation import Relaxation
 from elbowroom.certificates.slopes import improved_margins
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L2
-
-# The margins fall faster the farther one goes.
-CAUTION = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +27,14 @@ class LinearRelaxation(Certificate):
     own precision are taken off the margins. It needs a rule for every layer, and refuses others.
 
     norm:         L1, L2 or Linf.
-    search_steps: radii that are tried.
+    search_steps: radii that are tried, at most.
+    tolerance:    relative, of the radius: less than this is left to further steps.
     slope_steps:  of gradient ascent on the slopes, at each radius where the usual ones fail.
     batch:        samples at a time.
     """
 
     search_steps: int = 10
+    tolerance: float = 1e-3
     slope_steps: int = 0
     batch: int = 16
 
@@ -52,31 +51,28 @@ class LinearRelaxation(Certificate):
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, margins.values, lower, upper, self.norm)
 
-        outer: Enclosure | None = None  # of the smallest radii that failed
+        # Of the smallest balls that were too large: smaller ones are inside of them.
+        outer = relaxation.nothing()
 
-        def spare(radius: Tensor) -> Tensor:
+        def spare(radius: Tensor, rows: Tensor) -> Tensor:
             """What the margins have left; the label's own column counts as infinite."""
-            nonlocal outer
-            enclosure = relaxation.enclose(radius, outer)
-            needed = reserve + growth * radius[:, None]
-            left = relaxation.margins(y, enclosure.envelopes, radius) - needed
-            worst = left.scatter(1, y[:, None], torch.inf).amin(dim=1)
+            some, label = relaxation.repeated(rows), y[rows]
+            enclosure = some.enclose(radius, outer.take(rows))
+            needed = reserve[rows] + growth * radius[:, None]
+            left = some.margins(label, enclosure.envelopes, radius) - needed
+            worst = left.scatter(1, label[:, None], torch.inf).amin(dim=1)
             if self.slope_steps and bool((worst <= 0).any()):
-                better = improved_margins(relaxation, enclosure, y, radius, self.slope_steps)
+                better = improved_margins(some, enclosure, label, radius, self.slope_steps)
                 left = torch.maximum(left, better - needed)
-                worst = left.scatter(1, y[:, None], torch.inf).amin(dim=1)
-            if outer is None:
-                outer = enclosure
-            outer = outer.updated(enclosure, worst <= 0)
+                worst = left.scatter(1, label[:, None], torch.inf).amin(dim=1)
+            outer.put(rows, enclosure, worst <= 0)
             return worst
 
         corner = torch.maximum(margins.values[0] - lower, upper - margins.values[0])
         farthest = self.norm.length(corner) * (1 + 1e-9)
         at_zero = margins.available.amin(dim=1)
-        # What is known to hold, and how fast the margins fall there, give the first guess.
+        # What is known to hold is a start.
         sure = (margins.radius() / self.norm.largest_l2(x[0].numel())).clamp(1e-9, 1e9)
-        fall = (at_zero - spare(torch.minimum(sure, farthest))) / sure
-        guess = at_zero / fall.clamp(min=1e-300) / CAUTION
-        radius = searched_radius(spare, at_zero, guess, farthest, self.search_steps)
+        radius = searched_radius(spare, at_zero, sure, farthest, self.search_steps, self.tolerance)
         clf.cost += relaxation.cost
         return radius * ARITHMETIC

@@ -45,30 +45,34 @@ class Precision:
 
 
 @dataclass(frozen=True)
-class Enclosure:
-    """Every curved node between lines, over one ball for each sample.
+class Bounds:
+    """Bounds on the entries (see `Kind`) of every curved node over one ball for each sample.
 
-    radius:    `(B,)`.
-    low, high: bounds on the entries (see `Kind`) of each node, `(B, entries)`, by index.
+    radius:    `(B,)`. low, high: `(B, entries)`, by the node's index.
     """
 
     radius: Tensor
-    envelopes: Mapping[int, Envelope]
     low: Mapping[int, Tensor]
     high: Mapping[int, Tensor]
 
-    def updated(self, other: Enclosure, taken: Tensor) -> Enclosure:
-        """With what is known of the samples `taken` `(B,)` bool from `other`; the lines stay."""
+    def take(self, rows: Tensor) -> Bounds:
+        """Those of the samples `rows` (indices)."""
+        low, high = ({i: v[rows] for i, v in part.items()} for part in (self.low, self.high))
+        return Bounds(self.radius[rows], low, high)
 
-        def bounds(mine: Mapping[int, Tensor], others: Mapping[int, Tensor]) -> dict[int, Tensor]:
-            return {i: torch.where(taken[:, None], others[i], mine[i]) for i in mine}
+    def put(self, rows: Tensor, other: Bounds, chosen: Tensor) -> None:
+        """Replace those of the samples `rows` by `other` where `chosen`, of the same length."""
+        self.radius[rows[chosen]] = other.radius[chosen]
+        for mine, others in ((self.low, other.low), (self.high, other.high)):
+            for index, bound in mine.items():
+                bound[rows[chosen]] = others[index][chosen]
 
-        return Enclosure(
-            torch.where(taken, other.radius, self.radius),
-            self.envelopes,
-            bounds(self.low, other.low),
-            bounds(self.high, other.high),
-        )
+
+@dataclass(frozen=True)
+class Enclosure(Bounds):
+    """Every curved node between lines, over one ball for each sample."""
+
+    envelopes: Mapping[int, Envelope]
 
 
 class Relaxation:
@@ -94,6 +98,7 @@ class Relaxation:
         # Bounds on the units of large layers are found in float32, far faster, and widened for it.
         coarse = torch.float32 if fits_float32(graph) else torch.float64
         self.coarse = Precision(graph, self.kinds, coarse, lower)
+        self._magnitudes: list[Tensor] = []
 
     @property
     def cost(self) -> Cost:
@@ -103,7 +108,13 @@ class Relaxation:
         """The magnitude `(B, *shape)` of a node within the radius that was enclosed last."""
         return self._magnitudes[index]
 
-    def enclose(self, radius: Tensor, outer: Enclosure | None = None) -> Enclosure:
+    def nothing(self) -> Bounds:
+        """Bounds that hold over no ball at all, to be replaced by better ones."""
+        infinite = self.values[0].new_full((len(self.values[0]),), torch.inf)
+        low = {i: -infinite[:, None].repeat(1, kind.entries) for i, kind in self.kinds.items()}
+        return Bounds(-infinite, low, {index: -bound for index, bound in low.items()})
+
+    def enclose(self, radius: Tensor, outer: Bounds | None = None) -> Enclosure:
         """Lines that hold within `radius` `(B,)` of each sample, inside the box.
 
         outer: what is known already; its bounds hold here too, where its radius is no smaller.
@@ -129,7 +140,7 @@ class Relaxation:
             pieces = kind.settled(below, above)
             lows[index], highs[index] = below, above
             envelopes[index] = kind.envelope(pieces, below, above, self.values[kind.source.index])
-        return Enclosure(radius, envelopes, lows, highs)
+        return Enclosure(radius, lows, highs, envelopes)
 
     def _precisions(self, kind: Kind) -> list[Precision]:
         """In which bounds on its entries are found, one after the other."""

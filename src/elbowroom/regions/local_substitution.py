@@ -76,7 +76,7 @@ class LocalSubstitution:
         self.substitution.cost += Cost(vjp=math.prod(lead))
         like = self.substitution.like
         u = like.new_zeros(len(unit), self.channels, *[1] * len(self.places))
-        u[torch.arange(len(unit)), unit // self.count] = 1.0
+        u[torch.arange(len(unit), device=unit.device), unit // self.count] = 1.0
         u = torch.stack([sign * u for sign in signs], dim=1)
         waiting = {self.index: u}
         constant = like.new_zeros(lead, dtype=torch.float64)
@@ -85,7 +85,7 @@ class LocalSubstitution:
                 continue
             u = waiting.pop(node.index)
             before = self.fields[node.index]
-            conv = as_convolution(node, self.graph.dtype)
+            conv = as_convolution(node, like)
             if node.index in self.substitution.curved:
                 below, below_rest, above, above_rest = self.lines[node.index][window].unbind(1)
                 lines = UnitEnvelope((below, below_rest), (above, above_rest))

@@ -93,8 +93,8 @@ def _padded(values: Tensor, pads: list[tuple[int, int]]) -> Tensor:
     return F.pad(values, flat) if any(flat) else values
 
 
-def as_convolution(node: Node, dtype: torch.dtype) -> Conv | None:
-    """A convolution, or an average pool as one in `dtype`; None for anything else."""
+def as_convolution(node: Node, like: Tensor) -> Conv | None:
+    """A convolution, or an average pool as one whose weights are `like`; None for others."""
     op = node.op
     if isinstance(op, Conv):
         return op
@@ -104,7 +104,7 @@ def as_convolution(node: Node, dtype: torch.dtype) -> Conv | None:
         and (op.count_include_pad or not any(op.padding))
     ):
         channels, ones = node.shape[0], (1,) * len(op.kernel)
-        weight = torch.full((channels, 1, *op.kernel), 1 / math.prod(op.kernel), dtype=dtype)
+        weight = like.new_full((channels, 1, *op.kernel), 1 / math.prod(op.kernel))
         return Conv(weight, None, op.stride, op.padding, ones, channels)
     return None
 
@@ -121,7 +121,7 @@ def receptive_fields(graph: Graph, index: int) -> dict[int, Window] | None:
     for node in reversed(graph.nodes[1 : index + 1]):
         if node.index not in fields:
             continue
-        conv = as_convolution(node, graph.dtype)
+        conv = as_convolution(node, torch.empty(()))
         before = fields[node.index]
         if conv is not None and dims:
             before = before.before(conv)

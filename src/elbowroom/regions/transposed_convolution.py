@@ -13,7 +13,7 @@ from elbowroom.graph.ops import Conv
 
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 # Whose float32 convolutions are direct sums; without it PyTorch may take NNPACK's transforms.
-ONEDNN = torch.backends.mkldnn.is_available()
+ONEDNN = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
 
 
 def transposed_convolution(u: Tensor, op: Conv) -> Tensor:
