@@ -154,6 +154,27 @@ def test_rows_of_large_layers_in_float32_are_widened(monkeypatch, name):
         assert float((coarse.low[index] - fine.low[index]).abs().max()) < 0.01
 
 
+def test_bounds_of_a_larger_ball_hold_in_smaller_ones_alone():
+    relaxation, _, _ = around("resnet", 1)
+    radius = torch.tensor([0.3, 0.05], dtype=torch.float64)
+    known = relaxation.nothing()
+    known.put(torch.arange(2), relaxation.enclose(radius), torch.tensor([True, True]))
+    fresh, again = (relaxation.enclose(radius.flip(0), outer) for outer in (None, known))
+    passes = relaxation.cost
+    relaxation.enclose(radius * 0.9, known)
+    assert (relaxation.cost - passes).vjp < passes.vjp / 3
+    for index in fresh.low:
+        # The first sample's ball became smaller, the second one's larger.
+        assert bool((again.low[index] >= fresh.low[index])[0].all())
+        assert torch.equal(again.low[index][1], fresh.low[index][1])
+        assert torch.equal(again.high[index][1], fresh.high[index][1])
+        settled = [
+            relaxation.kinds[index].settled(each.low[index], each.high[index])[0]
+            for each in (fresh, again)
+        ]
+        assert torch.equal(*settled)
+
+
 def test_only_networks_within_its_range_are_read_in_float32():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
     assert fits_float32(trace(model, (2,)))

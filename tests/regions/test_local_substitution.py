@@ -9,11 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from elbowroom import L2
+from elbowroom import L1, L2, Linf
+from elbowroom.certificates import unit_bounds
 from elbowroom.certificates.relaxation import Relaxation
+from elbowroom.certificates.unit_bounds import Balls, entry_bounds
 from elbowroom.graph import trace
 from elbowroom.graph.evaluate import CONV, evaluate
 from elbowroom.graph.ops import Conv
+from elbowroom.norms import Norm
 from elbowroom.regions.local_substitution import LocalSubstitution
 from elbowroom.regions.receptive_fields import Window, receptive_fields
 from elbowroom.regions.transposed_convolution import transposed_convolution
@@ -56,13 +59,13 @@ NETS = {"blocks": (Blocks, (2, 20, 20)), "signal": (signal, (2, 46))}
 ROOM = 50
 
 
-def around(name: str, seed: int) -> Relaxation:
+def around(name: str, seed: int, norm: Norm = L2) -> Relaxation:
     build, shape = NETS[name]
     torch.manual_seed(seed)
     graph = trace(randomise_statistics(build().double()), shape, dtype=torch.float64)
     x = torch.rand(3, *shape, dtype=torch.float64)
     zero = torch.zeros(shape, dtype=torch.float64)
-    return Relaxation(graph, evaluate(graph, x), zero, zero + 1, L2)
+    return Relaxation(graph, evaluate(graph, x), zero, zero + 1, norm)
 
 
 def whole(rows: Tensor, window: Window, place: list[int], shape: torch.Size) -> Tensor:
@@ -99,6 +102,31 @@ def test_local_rows_are_those_of_the_whole_network(name, seed):
             close = {"rtol": 0, "atol": 1e-12}
             torch.testing.assert_close(torch.stack(found).flatten(1), expected[owner[n]], **close)
             torch.testing.assert_close(constant[n], rest[owner[n]], **close)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("norm", [L1, L2, Linf], ids=str)
+def test_bounds_on_units_are_those_of_whole_rows(monkeypatch, name, norm):
+    relaxation = around(name, 5, norm)
+    radius = torch.tensor([0.0, 0.1, 0.5], dtype=torch.float64)
+    envelopes = relaxation.enclose(radius).envelopes
+    balls = Balls(relaxation.values[0], radius, relaxation.lower, relaxation.upper, norm)
+    for index, kind in relaxation.kinds.items():
+        lines = {i: envelope for i, envelope in envelopes.items() if i < index}
+        coarse_lines = {i: envelope.to(torch.float32) for i, envelope in lines.items()}
+        mask = torch.rand(3, kind.units) < 0.3
+        fine, coarse = (each.substitution for each in (relaxation.fine, relaxation.coarse))
+        found = entry_bounds(fine, kind, mask, lines, balls)
+        rough = entry_bounds(coarse, kind, mask, coarse_lines, balls)
+        with monkeypatch.context() as patched:
+            patched.setattr(unit_bounds, "receptive_fields", lambda *_: None)
+            expected = entry_bounds(fine, kind, mask, lines, balls)
+        source = kind.source.index
+        slack = relaxation.coarse.shares[source] * relaxation.magnitude(source).flatten(1)
+        for bound, other, truth in zip(found, rough, expected, strict=True):
+            torch.testing.assert_close(bound, truth, rtol=0, atol=1e-12)
+            assert torch.equal(bound.isfinite(), mask)
+            assert bool(((other - truth).abs() <= slack)[mask].all())
 
 
 def test_the_features_that_units_depend_on():
