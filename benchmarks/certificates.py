@@ -53,6 +53,7 @@ METHODS: dict[str, Method] = {
     "linear-relaxation-without-box": certificate("linear-relaxation", box=False),
     "optimised-without-box": certificate("linear-relaxation", box=False, slope_steps=20),
     "linear-relaxation": certificate("linear-relaxation"),
+    "semidefinite-8": certificate("semidefinite", steps=8),
     "semidefinite": certificate("semidefinite"),
 }
 

@@ -1,143 +1,282 @@
-"""Ascent on the dual of Shor's relaxation: a barrier, and L-BFGS in the logarithms."""
+"""Ascent on the dual of Shor's relaxation, with most multipliers eliminated exactly.
+
+For given lam and kap, which make the Lagrangian convex, the best rho and mu belong to a convex
+quadratic program in z, solved by Newton's method with a barrier for `s > 0` that leaves
+`mu = barrier / s`. (`u > 0` hardly ever binds: nu stays 0, which saves most of the time.) By how
+much the bound grows with lam is then `s u`, and what a lam costs is its share in the
+log-determinant of the Lagrangian's matrix. The ascent is one of L-BFGS in the logarithms of lam
+and kap, scaled by the sum of gain and price, so that its first step is nearly the multiplicative
+one known from optimal design (Silvey, Titterington and Torsney 1978).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from elbowroom.certificates.shor import Evaluation, Multipliers, Problem, evaluate
+from elbowroom.certificates.program import Program
+from elbowroom.certificates.shor import Multipliers
 
-MEMORY = 30
-# The weight of the barrier, for all multipliers together, and how it falls.
-BARRIER, FALL, LEAST_BARRIER = 4.0, 0.4, 1e-6
-# It falls when so many steps together add less than this to the objective.
-PATIENCE, PROGRESS = 10, 5e-3
-# What a starting point tries: how much earlier units have to dominate later ones, and factors.
-DOMINANCE, GROWTH = (0.5, 1.0, 2.02), (1.0, 10.0, 1e3)
-# As many layers as units are looked for in, at most.
-DEPTH = 50
-# Multipliers are offered for proof when their radius is so many times that of the last.
-WORTH = 1.01
-LINE_SEARCH, SHRINK, SUFFICIENT = 12, 0.4, 1e-4
+# Barriers of the quadratic program: at first, there with a known start, at last; and how they
+# fall from step to step.
+FIRST_BARRIER, WARM_BARRIER, LAST_BARRIER, FALL = 1e-3, 1e-4, 1e-5, 0.4
+NEWTON_STEPS, FIRST_NEWTON_STEPS, NEAR = 4, 12, 0.95
+# The weight of the log-determinant, and how it falls when the steps add little.
+CONVEXITY, EASE = 1e-3, 0.6
+# What lam begins with, of the largest multiple that is convex, layer by layer; kap over the cost.
+SHARE, BOX = 0.7, 0.02
+# How finely the largest multiple is looked for, in its logarithm.
+FINE = 0.3
+MEMORY, LONGEST, SHORTEST = 12, 1.5, 1e-3
+# The end: so many steps that together add less than this share to the radius.
+PATIENCE, PROGRESS = 8, 0.01
 
 
-def starting_point(problem: Problem) -> Multipliers:
-    """Multipliers at which the Lagrangian is convex and its minimum positive.
+@dataclass(frozen=True)
+class State:
+    """Multipliers and the minimiser z that they lead to.
 
-    lam cancels what units cost at a distance; earlier units dominate what later ones take from
-    them, by positive vectors (Collatz and Wielandt); then tau grows until it suffices. Convexity
-    is certain with `DOMINANCE[-1]`, from `s t <= s^2 / 2 + t^2 / 2`; the smaller ones begin nearer
-    to the optimum.
+    logarithms: `(n + d,)`, of lam and kap. rho: of the margin. barrier: of s and u.
+    objective:  of the ascent, with its gradient. scale: `(n + d,)`, the size of its curvature.
+    value:      the dual's: a bound on the square of the distance, over that of the limit.
     """
-    ones = torch.ones_like(problem.low[:1])
-    for growth in GROWTH:
-        for dominance in DOMINANCE:
-            start = _dominant(problem, growth, dominance)
-            for doublings in range(0, 60, 2 if dominance < DOMINANCE[-1] else 1):
-                found = Multipliers(*start, ones * 1.7**doublings)
-                if evaluate(problem, found, 0.0) is not None:
-                    return found
-    return found
+
+    logarithms: Tensor
+    z: Tensor
+    rho: Tensor
+    barrier: float
+    objective: float
+    gradient: Tensor
+    scale: Tensor
+    value: float
+
+    def multipliers(self, program: Program) -> Multipliers:
+        """In units of the problem."""
+        m = _multipliers(program, self.logarithms, self.z, self.barrier)
+        return program.multipliers(m, self.rho)
 
 
-def _dominant(
-    problem: Problem, growth: float, dominance: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """lam, mu, nu and kap of a starting point."""
-    d, n = problem.features, len(problem.distance)
-    cost, between = problem.row[d:], problem.moves[:, d:].abs()
-    box = torch.full_like(problem.low, 0.02)
-    if n == 0:
-        return cost, cost, cost, box
-    size = cost.abs() + 1e-3 * cost.abs().max() + 1e-12
-    typical = 0.3 * problem.distance.median() + 0.01 * problem.distance.max() + 1e-6
-    lam = growth * size / (problem.distance + typical)
-    # Units are in the order of their layers, and take only from earlier ones.
-    for _ in range(DEPTH):
-        needed = dominance * (between.T @ (lam * between.sum(dim=1)))
-        if bool((needed <= lam * (1 + 1e-6)).all()):
-            break
-        lam = torch.maximum(lam, needed)
-    mu = (cost + lam * problem.distance).clamp(min=1e-6)
-    return lam, mu, torch.full_like(lam, 1e-4), box
+def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterator[State]:
+    """Better and better states; none where rounding leaves no convex start.
 
-
-def ascend(
-    problem: Problem, start: Multipliers, steps: int, enough: float
-) -> Iterator[Multipliers]:
-    """Better and better multipliers: when the barrier falls, and at the end.
-
-    Also as soon as the radius passes `enough` by a little.
+    start: logarithms `(n + d,)` that were good for a similar program.
     """
-    barrier = BARRIER / (problem.moves.shape[1] + 1)
-    least = barrier * LEAST_BARRIER
-    at = start.logarithms
-    now = evaluate(problem, start, barrier)
+    logarithms = _balanced(program) if start is None else start
+    barrier, convexity = FIRST_BARRIER if start is None else WARM_BARRIER, CONVEXITY
+    now = _settled(program, logarithms, _inside(program), barrier, convexity, FIRST_NEWTON_STEPS)
     if now is None:
         return
+    yield now
     memory: list[tuple[Tensor, Tensor]] = []
-    history: list[float] = []
-    offered = 0.0
+    best = [now.value]
+    length = 1.0
     for _ in range(steps):
-        found = _step(problem, start, at, now, barrier, memory)
-        stuck = found is None
-        if found is not None:
-            moved, better = found
-            memory.append((moved - at, now.gradient - better.gradient))
-            memory = [pair for pair in memory[-MEMORY:] if float(pair[0] @ pair[1]) > 0]
-            at, now = moved, better
-            history.append(now.objective)
-            if now.radius > max(1.01 * enough, WORTH * offered):
-                yield start.like(at)
-                offered = now.radius
-        slow = len(history) > PATIENCE and history[-1] - history[-1 - PATIENCE] < PROGRESS
-        if stuck and memory:
-            memory = []
-        elif stuck or slow:
-            if now.radius > WORTH * offered:
-                yield start.like(at)
-                offered = now.radius
-            barrier, history, memory = barrier * FALL, [], memory[-5:]
-            again = evaluate(problem, start.like(at), barrier)
-            if barrier < least or again is None:
+        lower = max(LAST_BARRIER, FALL * barrier)
+        found = _step(program, now, memory, min(1.0, 4 * length), lower, convexity)
+        if found is None:
+            if not memory and lower == barrier:
                 return
-            now = again
-    yield start.like(at)
+            memory, length = [], 1.0
+            again = _settled(program, now.logarithms, (now.z, now.rho), lower, convexity)
+            if again is None:
+                return
+            now, barrier = again, lower
+            continue
+        following, length = found
+        pair = following.logarithms - now.logarithms, now.gradient - following.gradient
+        if lower == barrier and float(pair[0] @ pair[1]) > 0:
+            memory = [*memory[1 - MEMORY :], pair]
+        now, barrier = following, lower
+        yield now
+        best.append(max(best[-1], now.value))
+        if best[-1] > 0 and len(best) > PATIENCE and barrier == LAST_BARRIER:
+            if best[-1] < (1 + PROGRESS) ** 2 * best[-1 - PATIENCE]:
+                return
+            if best[-1] < (1 + PROGRESS / 4) ** 2 * best[-1 - PATIENCE // 2]:
+                convexity, memory = EASE * convexity, []
+
+
+def _multipliers(program: Program, logarithms: Tensor, z: Tensor, barrier: float) -> Multipliers:
+    d, n = program.features, len(program.u)
+    lam, kap = logarithms.exp().split([n, d])
+    tau = torch.ones_like(z[:1])
+    return Multipliers(lam, barrier / z[1 + d :], torch.zeros_like(lam), kap, tau)
+
+
+def _quadratic(program: Program, logarithms: Tensor) -> Tensor:
+    """The Lagrangian's matrix of lam and kap alone."""
+    d, n = program.features, len(program.u)
+    lam, kap = logarithms.exp().split([n, d])
+    none = torch.zeros_like(lam)
+    return program.matrix(
+        Multipliers(lam, none, none, kap, torch.ones_like(kap[:1])), torch.zeros_like(kap[0])
+    )
+
+
+def root_of(matrix: Tensor) -> Tensor | None:
+    """The Cholesky factor, if there is one."""
+    found, failed = torch.linalg.cholesky_ex(matrix)
+    return None if int(failed) else found
+
+
+def _balanced(program: Program) -> Tensor:
+    """lam as `1 / |t|^2`, times a share of what convexity allows, one layer after the other."""
+    d, n = program.features, len(program.u)
+    kap = (BOX * program.cost[1 : 1 + d]).log()
+    moves = program.u[:, 1:].clone()
+    moves[:, d:].diagonal().zero_()
+    depth = torch.zeros_like(program.unit)
+    between = (moves[:, d:] != 0).to(depth)
+    while n:  # units take only from earlier ones
+        deeper = torch.where(between > 0, depth + 1, 0.0).amax(dim=1)
+        if bool((deeper <= depth).all()):
+            break
+        depth = torch.maximum(depth, deeper)
+    natural = -(moves * moves).sum(dim=1).clamp(min=1e-6).log()
+    lam = natural - 14
+    for level in range(int(depth.max()) + 1 if n else 0):
+        height, down = 1.4, 1.0
+        while height > -40:
+            trial = torch.where(depth == level, natural + height, lam)
+            if root_of(_quadratic(program, torch.cat([trial, kap]))[1:, 1:]) is None:
+                height -= down
+            elif down == 1.0 and height < 1.4:  # now closer
+                height, down = height + 1.0 - FINE, FINE
+            else:
+                break
+        lam = torch.where(depth == level, trial + math.log(SHARE), lam)
+    return torch.cat([lam, kap])
+
+
+def _inside(program: Program) -> tuple[Tensor, Tensor]:
+    """z with every s and u positive, each unit a little beyond its break; and rho."""
+    d = program.features
+    z = torch.zeros_like(program.row)
+    z[0] = 1.0
+    for _ in range(len(program.u)):
+        s = (z[1 + d :] - program.u @ z).clamp(min=0) + 0.1
+        if bool((s <= z[1 + d :]).all()):
+            break
+        z[1 + d :] = torch.maximum(s, z[1 + d :])
+    return z, torch.ones_like(z[0])
+
+
+def _settled(
+    program: Program,
+    logarithms: Tensor,
+    start: tuple[Tensor, Tensor],
+    barrier: float,
+    convexity: float,
+    steps: int = NEWTON_STEPS,
+) -> State | None:
+    """The state at these lam and kap; None where they are not convex."""
+    d = program.features
+    quadratic = _quadratic(program, logarithms)
+    root = root_of(quadratic[1:, 1:])
+    if root is None:
+        return None
+    solved = _minimised(program, quadratic, start, barrier, steps)
+    if solved is None:
+        return None
+    z, rho = solved
+    s, u = z[1 + d :], program.u @ z
+    linear = quadratic[0, 1:] * 2 + rho * program.row[1:]
+    linear[d:] -= barrier / s
+    constant = quadratic[0, 0] + rho
+    half = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
+    value = float(constant - (half * half).sum() / 4)
+    inverse = torch.cholesky_inverse(root)
+    own = inverse.diagonal()
+    mixed = (program.u[:, 1:] * inverse[d:]).sum(dim=1)
+    gap = -(z[1 : 1 + d] - program.low) * (z[1 : 1 + d] - program.high)
+    gain = torch.cat([s * u, -gap])
+    price = convexity * torch.cat([mixed, own[:d]])
+    size = torch.cat([(s * u).abs(), gap.abs()])
+    size = size + convexity * torch.cat([own[d:] + (own[d:] - mixed).abs(), own[:d]])
+    weights = logarithms.exp()
+    objective = z @ quadratic @ z + rho * (program.row @ z)
+    objective = objective - barrier * (s.log().sum() - rho.log())
+    objective = objective + convexity * 2 * root.diagonal().log().sum()
+    return State(
+        logarithms=logarithms,
+        z=z,
+        rho=rho,
+        barrier=barrier,
+        objective=float(objective),
+        gradient=weights * (gain + price),
+        scale=weights * size,
+        value=value,
+    )
+
+
+def _minimised(
+    program: Program,
+    quadratic: Tensor,
+    start: tuple[Tensor, Tensor],
+    barrier: float,
+    steps: int,
+) -> tuple[Tensor, Tensor] | None:
+    """z and rho at the saddle point, by Newton's method with barriers."""
+    d = program.features
+    z, rho = start[0].clone(), start[1]
+    row = program.row[1:]
+    for _ in range(steps):
+        s = z[1 + d :]
+        gradient = 2 * (quadratic @ z)[1:]
+        gradient[d:] -= barrier / s
+        hessian = 2 * quadratic[1:, 1:]
+        hessian.diagonal()[d:] += barrier / s**2
+        root = root_of(hessian)
+        if root is None:
+            return None
+        both = torch.cholesky_solve(torch.stack([gradient, row], dim=1), root)
+        by_gradient, by_row = both[:, 0] + rho * both[:, 1], both[:, 1]
+        missed = program.row @ z + barrier / rho
+        more = (missed - row @ by_gradient) / (barrier / rho**2 + row @ by_row)
+        step = -(by_gradient + more * by_row)
+        room, change = torch.cat([s, rho[None]]), torch.cat([step[d:], more[None]])
+        share = torch.where(change < 0, -room / change, torch.inf).min()
+        length = min(1.0, NEAR * float(share))
+        z[1:] += length * step
+        rho = rho + length * more
+        decrement = float(step @ (gradient + rho * row)) ** 2
+        if length == 1.0 and decrement < (0.05 * barrier) ** 2 * len(room):
+            break
+    return z, rho
 
 
 def _step(
-    problem: Problem,
-    shape: Multipliers,
-    at: Tensor,
-    now: Evaluation,
-    barrier: float,
+    program: Program,
+    now: State,
     memory: list[tuple[Tensor, Tensor]],
-) -> tuple[Tensor, Evaluation] | None:
-    """One step of L-BFGS with backtracking; None if it leads nowhere."""
-    direction = _direction(now.gradient, memory)
-    slope = float(direction @ now.gradient)
-    length = min(1.0, 1.0 / max(float(direction.abs().max()), 1e-30))
-    for _ in range(LINE_SEARCH):
-        there = at + length * direction
-        found = evaluate(problem, shape.like(there), barrier)
-        if found is not None and found.objective >= now.objective + SUFFICIENT * length * slope:
-            return there, found
-        length *= SHRINK
+    length: float,
+    barrier: float,
+    convexity: float,
+) -> tuple[State, float] | None:
+    """One step of L-BFGS with backtracking, and its length; None if it leads nowhere."""
+    direction = _direction(now, memory)
+    direction = direction * min(1.0, LONGEST / float(direction.abs().max()))
+    while length >= SHORTEST:
+        there = now.logarithms + length * direction
+        found = _settled(program, there, (now.z, now.rho), barrier, convexity)
+        if found is not None and (barrier != now.barrier or found.objective > now.objective):
+            return found, length
+        length *= 0.5
     return None
 
 
-def _direction(gradient: Tensor, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _direction(now: State, memory: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The two loops of L-BFGS (Nocedal 1980)."""
-    if not memory:
-        return gradient * (0.1 / gradient.abs().max().clamp(min=1e-30))
-    q, weights = gradient.clone(), []
+    scale = now.scale.clamp(min=1e-12 * float(now.scale.max()))
+    q, weights = now.gradient.clone(), []
     for s, y in reversed(memory):
         weights.append((s @ q) / (s @ y))
-        q -= weights[-1] * y
-    s, y = memory[-1]
-    q *= (s @ y) / (y @ y)
+        q = q - weights[-1] * y
+    q = q / scale
     for (s, y), weight in zip(memory, reversed(weights), strict=True):
-        q += (weight - (y @ q) / (s @ y)) * s
-    return q if float(q @ gradient) > 0 else gradient
+        q = q + (weight - (y @ q) / (s @ y)) * s
+    return q if float(q @ now.gradient) > 0 else now.gradient / scale

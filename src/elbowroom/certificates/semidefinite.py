@@ -9,43 +9,50 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from elbowroom.certificates.ascent import ascend, starting_point
+from elbowroom.certificates.ascent import ascend
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.deviations import Deviations, deviations, require_two_pieces
+from elbowroom.certificates.linear_relaxation import LinearRelaxation
 from elbowroom.certificates.margins import ARITHMETIC, Margins
+from elbowroom.certificates.program import Program
 from elbowroom.certificates.relaxation import Relaxation
-from elbowroom.certificates.shor import Multipliers, Problem, evaluate, guaranteed_value
+from elbowroom.certificates.shor import Multipliers, Problem, guaranteed_value
 from elbowroom.classifier import Classifier
 from elbowroom.norms import L2, Norm
 
-MOST_UNITS = 4000
-# The radius is limited to this many times the distance to the linearised decision boundary.
-LIMIT = 1.25
+MOST_UNITS = 8000
+# Nothing is claimed beyond so many times the distance to the linearised decision boundary, or the
+# radius that linear relaxation proves.
+OF_LINEARISED, OF_RELAXED = 1.25, 2.5
+# If a radius reaches this share of that limit, it is tried again with a longer one.
+REACHED, LONGER = 0.97, 1.8
+# A state is offered for proof when its radius is so many times that of the last one offered.
+OFFER = 1.1
 # Factors on tau that are tried until the proof goes through.
 STRENGTHEN = (1.0, 1.0 + 1e-6, 1.0 + 1e-4, 1.01, 1.1, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Semidefinite(Certificate):
-    """Shor's relaxation of every margin, by gradient ascent on its dual (see `shor`).
+    """Shor's relaxation of every margin, by ascent on its dual (see `shor` and `ascent`).
 
     Raghunathan, Steinhardt and Liang 2018, for L2 balls. In L2 the units share the radius out
-    among themselves, which lines cannot see: on networks of dense layers the radius comes within
-    a few percent of the nearest adversarial example. Needs ReLUs or other activations of two
-    pieces, and the memory and time of dense matrices over all features and all units (seconds for
-    a thousand, minutes for three thousand; more than `MOST_UNITS` are refused).
+    among themselves, which lines cannot see: the radius is some 2 to 4 times that of linear
+    relaxation. Needs ReLUs or other activations of two pieces, and the memory and time of dense
+    matrices over all features and all units that can leave their piece (seconds for a thousand, a
+    minute for three thousand; networks of more than `MOST_UNITS` in all are refused).
 
     Sound for the network as it is computed: whatever the ascent ends with is proved by a Cholesky
     factorisation in float64 with a bound on all rounding, and the rounding of the network in its
     own precision is taken off the margins.
 
     norm:  L2 only.
-    steps: of the ascent, for each class that is not farther than the nearest so far.
+    steps: of the ascent, at most, for each class that is not farther than the nearest so far.
     """
 
     norms: ClassVar[tuple[Norm, ...]] = (L2,)
 
-    steps: int = 300
+    steps: int = 16
 
     def bound(self, clf: Classifier, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([self._bound(clf, x[n : n + 1], y[n : n + 1]) for n in range(len(x))])
@@ -58,15 +65,25 @@ class Semidefinite(Certificate):
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, margins.values, lower, upper, L2)
         _require_small(relaxation)
-        limit = self._limit(relaxation, margins)
-        found = deviations(relaxation, y, limit)
+        known = LinearRelaxation(search_steps=6, tolerance=0.05)(clf, x, y).radius
+        farthest, limit = self._limits(relaxation, margins, known)
+        while True:
+            radius = self._within(relaxation, margins, y, limit)
+            if radius < REACHED * float(limit) or bool(limit >= farthest):
+                break
+            limit = torch.minimum(LONGER * limit, farthest)
         clf.cost += relaxation.cost
+        return torch.maximum(none + radius * ARITHMETIC, known)
+
+    def _within(self, relaxation: Relaxation, margins: Margins, y: Tensor, limit: Tensor) -> float:
+        """A proved radius, at most `limit` `(1,)`."""
+        found = deviations(relaxation, y, limit)
         move = margins.values[0].flatten()
-        low = torch.maximum(lower.flatten() - move, -limit) * (1 + 1e-12)
-        high = torch.minimum(upper.flatten() - move, limit) * (1 + 1e-12)
+        low = torch.maximum(relaxation.lower.flatten() - move, -limit) * (1 + 1e-12)
+        high = torch.minimum(relaxation.upper.flatten() - move, limit) * (1 + 1e-12)
         slope = L2.length(found.rows[:, : found.features])
         order = (margins.available[0] / slope.clamp(min=1e-300)).argsort().tolist()
-        radius, multipliers = float(limit), None
+        radius, start = float(limit), None
         for label in order:
             if label == int(y):
                 continue
@@ -74,12 +91,16 @@ class Semidefinite(Certificate):
             problem = Problem(found.moves, found.distance, row, margin, low, high)
             reserve = margin - float(margins.available[0, label])
             proof = _Proof(found, label, problem, reserve, margins.growth)
-            of_class, multipliers = self._radius(proof, radius, multipliers)
+            of_class, start = self._radius(proof, float(limit), radius, start)
             radius = min(radius, of_class)
-        return none + radius * ARITHMETIC
+        return radius
 
-    def _limit(self, relaxation: Relaxation, margins: Margins) -> Tensor:
-        """`(1,)`: nothing is claimed beyond it, so units that stay put within it are left out."""
+    def _limits(
+        self, relaxation: Relaxation, margins: Margins, known: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """`(1,)`: as far as a claim can reach, and where to begin, for units that stay put within
+        it are left out; `known` is a proved radius.
+        """
         nowhere = torch.zeros_like(margins.available[:, 0])
         flat = relaxation.enclose(nowhere)
         last = len(relaxation.graph.nodes) - 1
@@ -90,24 +111,28 @@ class Semidefinite(Certificate):
         corner = torch.maximum(
             margins.values[0] - relaxation.lower, relaxation.upper - margins.values[0]
         )
-        return (LIMIT * distance.amin(dim=1)).minimum(L2.length(corner)).clamp(max=1e9)
+        farthest = (OF_LINEARISED * distance.amin(dim=1)).minimum(L2.length(corner)).clamp(max=1e9)
+        return farthest, torch.where(known > 0, OF_RELAXED * known.double(), farthest).minimum(
+            farthest
+        )
 
     def _radius(
-        self, proof: _Proof, enough: float, start: Multipliers | None
-    ) -> tuple[float, Multipliers]:
-        """A proved radius for one class, at least `enough` if that can be had."""
-        scale = proof.problem.margin
-        rough = proof.problem.to(torch.float32)
-        rough = replace(rough, margin=1.0, row=rough.row / scale)
-        if start is None or evaluate(rough, start, 0.0) is None:
-            start = starting_point(rough)
-        best, at = 0.0, start
-        for candidate in ascend(rough, start, self.steps, enough):
-            found = proof.radius(candidate.to(torch.float64).scaled(scale))
-            if found > best:
-                best, at = found, candidate
-            if best >= enough:
-                break
+        self, proof: _Proof, limit: float, enough: float, start: Tensor | None
+    ) -> tuple[float, Tensor | None]:
+        """A proved radius for one class, at least `enough` if that can be had; and where it was."""
+        program = Program.of(proof.problem, limit, torch.float32)
+        best, offered, at, last = 0.0, 0.0, start, None
+        for state in ascend(program, self.steps, start):
+            radius = math.sqrt(max(state.value, 0.0)) * limit
+            last = state if last is None or state.value >= last.value else last
+            if radius > max(OFFER * offered, 1.001 * enough):
+                best, offered = max(best, proof.radius(state.multipliers(program))), radius
+                at = state.logarithms
+                if best >= enough:
+                    return best, at
+        if last is not None and last.value > 0:
+            best = max(best, proof.radius(last.multipliers(program)))
+            at = last.logarithms if at is None else at
         return best, at
 
 

@@ -15,7 +15,7 @@ so that one set of multipliers holds for every radius: the margin is positive wh
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,23 +33,6 @@ class Multipliers:
     nu: Tensor
     kap: Tensor
     tau: Tensor
-
-    @property
-    def logarithms(self) -> Tensor:
-        """All in one vector."""
-        return torch.cat([getattr(self, f.name) for f in fields(self)]).log()
-
-    def to(self, dtype: torch.dtype) -> Multipliers:
-        return Multipliers(*(getattr(self, f.name).to(dtype) for f in fields(self)))
-
-    def scaled(self, factor: float) -> Multipliers:
-        """All times `factor`: those of a margin that is as many times larger."""
-        return Multipliers(*(getattr(self, f.name) * factor for f in fields(self)))
-
-    def like(self, logarithms: Tensor) -> Multipliers:
-        """Those of which `logarithms` is the vector."""
-        sizes = [len(getattr(self, f.name)) for f in fields(self)]
-        return Multipliers(*torch.split(logarithms.exp(), sizes))
 
 
 @dataclass(frozen=True)
@@ -71,10 +54,6 @@ class Problem:
     def features(self) -> int:
         return len(self.low)
 
-    def to(self, dtype: torch.dtype) -> Problem:
-        names = ("moves", "distance", "row", "low", "high")
-        return replace(self, **{name: getattr(self, name).to(dtype) for name in names})
-
     def linear(self, m: Multipliers) -> Tensor:
         """The linear part of the Lagrangian, `(d + n,)`."""
         own = m.lam * self.distance - m.mu - m.nu
@@ -84,78 +63,6 @@ class Problem:
     def constant(self, m: Multipliers) -> Tensor:
         box = m.kap * self.low * self.high
         return self.margin - (m.nu * self.distance).sum() + box.sum()
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """At some multipliers: the objective of the ascent with its gradient, the value, and the radius
-    for which the margin is positive.
-    """
-
-    objective: float
-    value: float
-    radius: float
-    gradient: Tensor
-
-
-def evaluate(problem: Problem, m: Multipliers, barrier: float) -> Evaluation | None:
-    """The objective `log(value / tau) + barrier * spread` and its gradient in the logarithms.
-
-    spread: the log-determinant of the Lagrangian's matrix, relative to its diagonal. None where
-    the Lagrangian is not convex or its minimum not positive.
-    """
-    d = problem.features
-    on_input, on_units = problem.moves[:, :d], problem.moves[:, d:]
-    diagonal = m.tau + m.kap
-    gram = (on_input / diagonal) @ on_input.T
-    scaled = m.lam[:, None] * on_units
-    # The units' block, the input's eliminated.
-    block = torch.diag(m.lam) - (scaled + scaled.T) / 2 - m.lam[:, None] * gram * m.lam / 4
-    factor, failed = torch.linalg.cholesky_ex(block)
-    if int(failed):
-        return None
-    linear = problem.linear(m)
-    q_input, q_units = linear[:d], linear[d:]
-    right = q_units + m.lam * (on_input @ (q_input / diagonal)) / 2
-    s = -torch.cholesky_solve(right[:, None], factor)[:, 0] / 2
-    v = -(q_input - on_input.T @ (m.lam * s)) / diagonal / 2
-    value = problem.constant(m) + (q_input @ v + q_units @ s) / 2
-    if not float(value) > 0:
-        return None
-    inverse = torch.cholesky_inverse(factor)
-    t = on_input @ v + on_units @ s
-    spread = (
-        2 * factor.diagonal().log().sum()
-        + (diagonal.log().sum() - d * m.tau.log().sum())
-        - m.lam.log().sum()
-    )
-    weighted = on_input * m.lam[:, None] / diagonal / 2
-    on_diagonal = 1 / diagonal + ((inverse @ weighted) * weighted).sum(dim=0)
-    of_lam = inverse.diagonal() - (on_units * inverse).sum(1) - (gram * m.lam * inverse).sum(1) / 2
-    by_value = Multipliers(
-        lam=s * (s - t + problem.distance),
-        mu=-s,
-        nu=-(s - t + problem.distance),
-        kap=(v - problem.low) * (v - problem.high),
-        tau=(v * v).sum()[None],
-    )
-    by_spread = Multipliers(
-        lam=of_lam - 1 / m.lam,
-        mu=torch.zeros_like(m.mu),
-        nu=torch.zeros_like(m.nu),
-        kap=on_diagonal,
-        tau=on_diagonal.sum()[None] - d / m.tau,
-    )
-    gradient = torch.cat(
-        [
-            (getattr(by_value, f.name) / value + barrier * getattr(by_spread, f.name))
-            * getattr(m, f.name)
-            for f in fields(Multipliers)
-        ]
-    )
-    gradient[-1] -= 1.0  # of -log tau
-    objective = float(value.log() - m.tau.log().sum() + barrier * spread)
-    return Evaluation(objective, float(value), math.sqrt(float(value / m.tau)), gradient)
 
 
 def guaranteed_value(found: Deviations, label: int, problem: Problem, m: Multipliers) -> float:
@@ -189,7 +96,10 @@ def guaranteed_value(found: Deviations, label: int, problem: Problem, m: Multipl
         + unit * (problem.row.abs() + sizes + problem.moves.abs().T @ m.nu)
     )
     linear_error[d:] += m.lam * found.distance_error
-    solved = torch.linalg.solve(matrix, linear)
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        return -math.inf
+    solved = torch.cholesky_solve(linear[:, None], factor)[:, 0]
     theta = float((linear @ solved) / 4) * (1 + 1e-6) + 1e-9 * abs(problem.margin)
     whole = torch.zeros(total + 1, total + 1, dtype=torch.float64)
     bound = torch.zeros_like(whole)
