@@ -29,8 +29,8 @@ NEWTON_STEPS, FIRST_NEWTON_STEPS, NEAR = 4, 12, 0.95
 CONVEXITY, EASE = 1e-3, 0.6
 # What lam begins with, of the largest multiple that is convex, layer by layer; kap over the cost.
 SHARE, BOX = 0.7, 0.02
-# How finely the largest multiple is looked for, in its logarithm.
-FINE = 0.3
+# In logarithms: how much lower deeper layers begin, how finely the largest multiple is sought.
+APART, FINE = 12.0, 0.3
 MEMORY, LONGEST, SHORTEST = 12, 1.5, 1e-3
 # The end: so many steps that together add less than this share to the radius.
 PATIENCE, PROGRESS = 8, 0.01
@@ -65,9 +65,9 @@ def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterato
 
     start: logarithms `(n + d,)` that were good for a similar program.
     """
-    logarithms = _balanced(program) if start is None else start
+    logarithms = balanced(program) if start is None else start
     barrier, convexity = FIRST_BARRIER if start is None else WARM_BARRIER, CONVEXITY
-    now = _settled(program, logarithms, _inside(program), barrier, convexity, FIRST_NEWTON_STEPS)
+    now = settled(program, logarithms, inside(program), barrier, convexity, FIRST_NEWTON_STEPS)
     if now is None:
         return
     yield now
@@ -81,7 +81,7 @@ def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterato
             if not memory and lower == barrier:
                 return
             memory, length = [], 1.0
-            again = _settled(program, now.logarithms, (now.z, now.rho), lower, convexity)
+            again = settled(program, now.logarithms, (now.z, now.rho), lower, convexity)
             if again is None:
                 return
             now, barrier = again, lower
@@ -102,7 +102,7 @@ def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterato
 
 def _multipliers(program: Program, logarithms: Tensor, z: Tensor, barrier: float) -> Multipliers:
     d, n = program.features, len(program.u)
-    lam, kap = logarithms.exp().split([n, d])
+    lam, kap = torch.split(logarithms.exp(), [n, d])
     tau = torch.ones_like(z[:1])
     return Multipliers(lam, barrier / z[1 + d :], torch.zeros_like(lam), kap, tau)
 
@@ -110,7 +110,7 @@ def _multipliers(program: Program, logarithms: Tensor, z: Tensor, barrier: float
 def _quadratic(program: Program, logarithms: Tensor) -> Tensor:
     """The Lagrangian's matrix of lam and kap alone."""
     d, n = program.features, len(program.u)
-    lam, kap = logarithms.exp().split([n, d])
+    lam, kap = torch.split(logarithms.exp(), [n, d])
     none = torch.zeros_like(lam)
     return program.matrix(
         Multipliers(lam, none, none, kap, torch.ones_like(kap[:1])), torch.zeros_like(kap[0])
@@ -123,7 +123,7 @@ def root_of(matrix: Tensor) -> Tensor | None:
     return None if int(failed) else found
 
 
-def _balanced(program: Program) -> Tensor:
+def balanced(program: Program) -> Tensor:
     """lam as `1 / |t|^2`, times a share of what convexity allows, one layer after the other."""
     d, n = program.features, len(program.u)
     kap = (BOX * program.cost[1 : 1 + d]).log()
@@ -137,7 +137,7 @@ def _balanced(program: Program) -> Tensor:
             break
         depth = torch.maximum(depth, deeper)
     natural = -(moves * moves).sum(dim=1).clamp(min=1e-6).log()
-    lam = natural - 14
+    lam = natural - APART * depth
     for level in range(int(depth.max()) + 1 if n else 0):
         height, down = 1.4, 1.0
         while height > -40:
@@ -152,7 +152,7 @@ def _balanced(program: Program) -> Tensor:
     return torch.cat([lam, kap])
 
 
-def _inside(program: Program) -> tuple[Tensor, Tensor]:
+def inside(program: Program) -> tuple[Tensor, Tensor]:
     """z with every s and u positive, each unit a little beyond its break; and rho."""
     d = program.features
     z = torch.zeros_like(program.row)
@@ -165,7 +165,7 @@ def _inside(program: Program) -> tuple[Tensor, Tensor]:
     return z, torch.ones_like(z[0])
 
 
-def _settled(
+def settled(
     program: Program,
     logarithms: Tensor,
     start: tuple[Tensor, Tensor],
@@ -262,7 +262,7 @@ def _step(
     direction = direction * min(1.0, LONGEST / float(direction.abs().max()))
     while length >= SHORTEST:
         there = now.logarithms + length * direction
-        found = _settled(program, there, (now.z, now.rho), barrier, convexity)
+        found = settled(program, there, (now.z, now.rho), barrier, convexity)
         if found is not None and (barrier != now.barrier or found.objective > now.objective):
             return found, length
         length *= 0.5
