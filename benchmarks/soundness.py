@@ -62,7 +62,7 @@ class Outcome:
 # Settings of certificates that are slow by default; what they prove has to hold with any.
 QUICK: dict[str, dict[str, Any]] = {
     "linear-relaxation": {"search_steps": 5, "slope_steps": 2},
-    "semidefinite": {"steps": 25},
+    "semidefinite": {"steps": 10},
     "branch-and-bound": {"seconds": 0.1},
 }
 
