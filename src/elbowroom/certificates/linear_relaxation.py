@@ -71,8 +71,10 @@ class LinearRelaxation(Certificate):
         corner = torch.maximum(margins.values[0] - lower, upper - margins.values[0])
         farthest = self.norm.length(corner) * (1 + 1e-9)
         at_zero = margins.available.amin(dim=1)
-        # What is known to hold is a start.
-        sure = (margins.radius() / self.norm.largest_l2(x[0].numel())).clamp(1e-9, 1e9)
-        radius = searched_radius(spare, at_zero, sure, farthest, self.search_steps, self.tolerance)
+        # What is known to hold is a start; on linear networks, already the distance.
+        known = margins.radius() / self.norm.largest_l2(x[0].numel())
+        radius = searched_radius(
+            spare, at_zero, known.clamp(1e-9, 1e9), farthest, self.search_steps, self.tolerance
+        )
         clf.cost += relaxation.cost
-        return radius * ARITHMETIC
+        return torch.maximum(radius, known) * ARITHMETIC
