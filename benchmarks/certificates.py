@@ -2,6 +2,7 @@
 
     python benchmarks/certificates.py --models kw_mnist --methods linear-relaxation
     python benchmarks/certificates.py table
+    python benchmarks/certificates.py exact     # branch and bound, on the networks of exact.py
 
 Results are stored sample by sample under --out; the same command goes on after an interruption.
 """
@@ -24,6 +25,8 @@ from torch import Tensor
 from bench_models import load
 from elbowroom import Classifier, attacks, certificates
 from elbowroom.files import write_atomically
+from elbowroom.regions import ExactDistance
+from exact import NETS, problem
 
 Method = Callable[[Classifier, Tensor, Tensor], tuple[Tensor, object]]
 
@@ -112,6 +115,25 @@ def table(args: argparse.Namespace) -> None:
         print(f"violations: {len(excess)} {excess[:5]}")
 
 
+def exact(args: argparse.Namespace) -> None:
+    """Certified over exact distance, where both methods finish; the network in both precisions."""
+    for name in NETS:
+        task = problem(name, args.samples, Path(args.out) / "nets")
+        for dtype in (torch.float64, torch.float32):
+            network, bounds = task.clf.network.to(dtype), (task.clf.lower, task.clf.upper)
+            clf = Classifier(network, bounds=bounds, dtype=dtype)
+            x = task.x.to(dtype)
+            truth = ExactDistance(seconds=60)(clf, x, task.y)
+            found = certificates.BranchAndBound(seconds=60)(clf, x, task.y)
+            closed = truth.finished
+            ratio = found.radius[closed] / truth.upper[closed]
+            print(
+                f"{name}, {dtype}: {int(closed.sum())} of {args.samples} closed, certified / "
+                f"exact from {float(ratio.min()):.6f} to {float(ratio.max()):.9f}",
+                flush=True,
+            )
+
+
 def _commit() -> str:
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return done.stdout.strip()
@@ -119,7 +141,7 @@ def _commit() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("action", nargs="?", choices=("run", "table"), default="run")
+    parser.add_argument("action", nargs="?", choices=("run", "table", "exact"), default="run")
     parser.add_argument("--models", nargs="+", default=["kw_mnist", "WK17a", "RSL18a"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--samples", type=int, default=100)
@@ -128,7 +150,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/certificates")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    (run if args.action == "run" else table)(args)
+    {"run": run, "table": table, "exact": exact}[args.action](args)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from elbowroom.certificates.shor import Multipliers
 
 # Barriers of the quadratic program: at first, there with a known start, at last; and how they
 # fall from step to step.
-FIRST_BARRIER, WARM_BARRIER, LAST_BARRIER, FALL = 1e-3, 1e-4, 1e-5, 0.4
+FIRST_BARRIER, WARM_BARRIER, LAST_BARRIER, FALL = 1e-3, 1e-4, 1e-5, 0.6
 NEWTON_STEPS, FIRST_NEWTON_STEPS, NEAR = 4, 12, 0.95
 # The weight of the log-determinant, and how it falls when the steps add little.
 CONVEXITY, EASE = 1e-3, 0.6
