@@ -65,7 +65,7 @@ class Semidefinite(Certificate):
         lower, upper = (b.double().expand(x.shape[1:]) for b in (clf.lower, clf.upper))
         relaxation = Relaxation(margins.known.exact, margins.values, lower, upper, L2)
         _require_small(relaxation)
-        known = LinearRelaxation(search_steps=6, tolerance=0.05)(clf, x, y).radius
+        known = LinearRelaxation()(clf, x, y).radius
         farthest, limit = self._limits(relaxation, margins, known)
         while True:
             radius = self._within(relaxation, margins, y, limit)
