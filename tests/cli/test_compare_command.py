@@ -58,7 +58,7 @@ def test_models_are_compared_with_their_own_weights_and_options(networks, traine
     for model, width in zip(values["models"], (6, 12), strict=True):
         network = models.load("mlp", trained / f"w{width}.safetensors", sizes=[64, width, 10])
         clf = Classifier(network, bounds=samples.bounds)
-        radius = certificates.LinearRelaxation()(clf, samples.x, samples.y).radius
+        radius = certificates.GlobalLipschitz()(clf, samples.x, samples.y).radius
         assert model["radius"] == pytest.approx(radius.tolist(), rel=1e-9)
         right = (clf.logits(samples.x).argmax(dim=1) == samples.y).numpy()
         assert model["accuracy"] == right.mean() > 0.5

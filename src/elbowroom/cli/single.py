@@ -120,7 +120,7 @@ def certify(
     output: Output,
     method: Annotated[
         str, typer.Argument(help=f"One of {', '.join(CERTIFICATES)}.")
-    ] = "linear-relaxation",
+    ] = "global-lipschitz",
     norm: NormOption = "L2",
     set_: SetOption = None,
     hunt: Annotated[
