@@ -40,7 +40,7 @@ PATIENCE, PROGRESS = 8, 0.01
 class State:
     """Multipliers and the minimiser z that they lead to.
 
-    logarithms: `(n + d,)`, of lam and kap. rho: of the margin. barrier: of s and u.
+    logarithms: `(n + d,)`, of lam and kap. rho: of the margin. barrier: of s.
     objective:  of the ascent, with its gradient. scale: `(n + d,)`, the size of its curvature.
     value:      the dual's: a bound on the square of the distance, over that of the limit.
     """

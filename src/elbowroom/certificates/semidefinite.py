@@ -37,7 +37,7 @@ class Semidefinite(Certificate):
     """Shor's relaxation of every margin, by ascent on its dual (see `shor` and `ascent`).
 
     Raghunathan, Steinhardt and Liang 2018, for L2 balls. In L2 the units share the radius out
-    among themselves, which lines cannot see: the radius is some 2 to 4 times that of linear
+    among themselves, which lines cannot see: the radius is about twice that of linear
     relaxation. Needs ReLUs or other activations of two pieces, and the memory and time of dense
     matrices over all features and all units that can leave their piece (seconds for a thousand, a
     minute for three thousand; networks of more than `MOST_UNITS` in all are refused).
