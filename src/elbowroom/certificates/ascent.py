@@ -18,8 +18,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from elbowroom.certificates.lagrangian import Lagrangian, root_of
 from elbowroom.certificates.program import Program
 from elbowroom.certificates.shor import Multipliers
+
+# v `(d,)`, s `(n,)` and rho.
+Point = tuple[Tensor, Tensor, Tensor]
 
 # Barriers of the quadratic program: at first, there with a known start, at last; and how they
 # fall from step to step.
@@ -38,15 +42,17 @@ PATIENCE, PROGRESS = 8, 0.01
 
 @dataclass(frozen=True)
 class State:
-    """Multipliers and the minimiser z that they lead to.
+    """Multipliers and the point that they lead to.
 
-    logarithms: `(n + d,)`, of lam and kap. rho: of the margin. barrier: of s.
+    logarithms: `(n + d,)`, of lam and kap. v, s: the minimiser. rho: of the margin.
+    barrier:    of s.
     objective:  of the ascent, with its gradient. scale: `(n + d,)`, the size of its curvature.
     value:      the dual's: a bound on the square of the distance, over that of the limit.
     """
 
     logarithms: Tensor
-    z: Tensor
+    v: Tensor
+    s: Tensor
     rho: Tensor
     barrier: float
     objective: float
@@ -56,8 +62,8 @@ class State:
 
     def multipliers(self, program: Program) -> Multipliers:
         """In units of the problem."""
-        m = _multipliers(program, self.logarithms, self.z, self.barrier)
-        return program.multipliers(m, self.rho)
+        lam, kap = torch.split(self.logarithms.exp(), [len(self.s), len(self.v)])
+        return program.multipliers(lam, kap, self.barrier / self.s, self.rho)
 
 
 def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterator[State]:
@@ -81,7 +87,7 @@ def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterato
             if not memory and lower == barrier:
                 return
             memory, length = [], 1.0
-            again = settled(program, now.logarithms, (now.z, now.rho), lower, convexity)
+            again = settled(program, now.logarithms, (now.v, now.s, now.rho), lower, convexity)
             if again is None:
                 return
             now, barrier = again, lower
@@ -100,49 +106,25 @@ def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterato
                 convexity, memory = EASE * convexity, []
 
 
-def _multipliers(program: Program, logarithms: Tensor, z: Tensor, barrier: float) -> Multipliers:
-    d, n = program.features, len(program.u)
-    lam, kap = torch.split(logarithms.exp(), [n, d])
-    tau = torch.ones_like(z[:1])
-    return Multipliers(lam, barrier / z[1 + d :], torch.zeros_like(lam), kap, tau)
-
-
-def _quadratic(program: Program, logarithms: Tensor) -> Tensor:
-    """The Lagrangian's matrix of lam and kap alone."""
-    d, n = program.features, len(program.u)
-    lam, kap = torch.split(logarithms.exp(), [n, d])
-    none = torch.zeros_like(lam)
-    return program.matrix(
-        Multipliers(lam, none, none, kap, torch.ones_like(kap[:1])), torch.zeros_like(kap[0])
-    )
-
-
-def root_of(matrix: Tensor) -> Tensor | None:
-    """The Cholesky factor, if there is one."""
-    found, failed = torch.linalg.cholesky_ex(matrix)
-    return None if int(failed) else found
-
-
 def balanced(program: Program) -> Tensor:
     """lam as `1 / |t|^2`, times a share of what convexity allows, one layer after the other."""
-    d, n = program.features, len(program.u)
-    kap = (BOX * program.cost[1 : 1 + d]).log()
-    moves = program.u[:, 1:].clone()
-    moves[:, d:].diagonal().zero_()
+    kap = torch.full_like(program.low, BOX * program.cost).log()
+    moves = torch.cat([program.on_features, program.on_units], dim=1)
+    moves[:, program.features :].diagonal().zero_()
     depth = torch.zeros_like(program.unit)
-    between = (moves[:, d:] != 0).to(depth)
-    while n:  # units take only from earlier ones
+    between = (moves[:, program.features :] != 0).to(depth)
+    while len(depth):  # units take only from earlier ones
         deeper = torch.where(between > 0, depth + 1, 0.0).amax(dim=1)
         if bool((deeper <= depth).all()):
             break
         depth = torch.maximum(depth, deeper)
     natural = -(moves * moves).sum(dim=1).clamp(min=1e-6).log()
     lam = natural - APART * depth
-    for level in range(int(depth.max()) + 1 if n else 0):
+    for level in range(int(depth.max()) + 1 if len(depth) else 0):
         height, down = 1.4, 1.0
         while height > -40:
             trial = torch.where(depth == level, natural + height, lam)
-            if root_of(_quadratic(program, torch.cat([trial, kap]))[1:, 1:]) is None:
+            if Lagrangian.of(program, torch.cat([trial, kap])) is None:
                 height -= down
             elif down == 1.0 and height < 1.4:  # now closer
                 height, down = height + 1.0 - FINE, FINE
@@ -152,101 +134,89 @@ def balanced(program: Program) -> Tensor:
     return torch.cat([lam, kap])
 
 
-def inside(program: Program) -> tuple[Tensor, Tensor]:
-    """z with every s and u positive, each unit a little beyond its break; and rho."""
-    d = program.features
-    z = torch.zeros_like(program.row)
-    z[0] = 1.0
-    for _ in range(len(program.u)):
-        s = (z[1 + d :] - program.u @ z).clamp(min=0) + 0.1
-        if bool((s <= z[1 + d :]).all()):
+def inside(program: Program) -> Point:
+    """Every s and u positive, each unit a little beyond its break."""
+    v, s = torch.zeros_like(program.low), torch.zeros_like(program.distance)
+    for _ in range(len(s)):
+        beyond = (s - program.slack(v, s)).clamp(min=0) + 0.1
+        if bool((beyond <= s).all()):
             break
-        z[1 + d :] = torch.maximum(s, z[1 + d :])
-    return z, torch.ones_like(z[0])
+        s = torch.maximum(s, beyond)
+    return v, s, program.low.new_ones(())
 
 
 def settled(
     program: Program,
     logarithms: Tensor,
-    start: tuple[Tensor, Tensor],
+    start: Point,
     barrier: float,
     convexity: float,
     steps: int = NEWTON_STEPS,
 ) -> State | None:
     """The state at these lam and kap; None where they are not convex."""
-    d = program.features
-    quadratic = _quadratic(program, logarithms)
-    root = root_of(quadratic[1:, 1:])
-    if root is None:
+    there = Lagrangian.of(program, logarithms)
+    point = None if there is None else _minimised(there, start, barrier, steps)
+    if there is None or point is None:
         return None
-    solved = _minimised(program, quadratic, start, barrier, steps)
-    if solved is None:
-        return None
-    z, rho = solved
-    s, u = z[1 + d :], program.u @ z
-    linear = quadratic[0, 1:] * 2 + rho * program.row[1:]
-    linear[d:] -= barrier / s
-    constant = quadratic[0, 0] + rho
-    half = torch.linalg.solve_triangular(root, linear[:, None], upper=False)
-    value = float(constant - (half * half).sum() / 4)
-    inverse = torch.cholesky_inverse(root)
-    own = inverse.diagonal()
-    mixed = (program.u[:, 1:] * inverse[d:]).sum(dim=1)
-    gap = -(z[1 : 1 + d] - program.low) * (z[1 : 1 + d] - program.high)
-    gain = torch.cat([s * u, -gap])
-    price = convexity * torch.cat([mixed, own[:d]])
-    size = torch.cat([(s * u).abs(), gap.abs()])
-    size = size + convexity * torch.cat([own[d:] + (own[d:] - mixed).abs(), own[:d]])
+    v, s, rho = point
+    origin = torch.zeros_like(v), torch.zeros_like(s)
+    on_v, on_s = there.gradient(*origin)
+    on_v, on_s = on_v + rho * program.row[0], on_s + rho * program.row[1] - barrier / s
+    x_v, x_s = there.solve(there.root, on_v[:, None], on_s[:, None])
+    value = there.value(*origin) + rho - (on_v @ x_v[:, 0] + on_s @ x_s[:, 0]) / 2
+    by_lam, by_kap, own = there.prices()
+    slack = s * program.slack(v, s)
+    gap = -(v - program.low) * (v - program.high)
+    gradient = torch.cat([slack + convexity * by_lam, convexity * by_kap - gap])
+    size = torch.cat(
+        [slack.abs() + convexity * (own + (own - by_lam).abs()), gap.abs() + convexity * by_kap]
+    )
     weights = logarithms.exp()
-    objective = z @ quadratic @ z + rho * (program.row @ z)
+    objective = there.value(v, s) + rho * program.margins(v, s)
     objective = objective - barrier * (s.log().sum() - rho.log())
-    objective = objective + convexity * 2 * root.diagonal().log().sum()
+    objective = objective + convexity * there.log_determinant()
     return State(
         logarithms=logarithms,
-        z=z,
+        v=v,
+        s=s,
         rho=rho,
         barrier=barrier,
         objective=float(objective),
-        gradient=weights * (gain + price),
+        gradient=weights * gradient,
         scale=weights * size,
-        value=value,
+        value=float(value),
     )
 
 
-def _minimised(
-    program: Program,
-    quadratic: Tensor,
-    start: tuple[Tensor, Tensor],
-    barrier: float,
-    steps: int,
-) -> tuple[Tensor, Tensor] | None:
-    """z and rho at the saddle point, by Newton's method with barriers."""
-    d = program.features
-    z, rho = start[0].clone(), start[1]
-    row = program.row[1:]
+def _minimised(there: Lagrangian, start: Point, barrier: float, steps: int) -> Point | None:
+    """The saddle point in v, s and rho, by Newton's method with barriers."""
+    v, s, rho = start
+    row_v, row_s = there.program.row
     for _ in range(steps):
-        s = z[1 + d :]
-        gradient = 2 * (quadratic @ z)[1:]
-        gradient[d:] -= barrier / s
-        hessian = 2 * quadratic[1:, 1:]
-        hessian.diagonal()[d:] += barrier / s**2
-        root = root_of(hessian)
+        root = root_of(there.schur, barrier / s**2 / 2)
         if root is None:
             return None
-        both = torch.cholesky_solve(torch.stack([gradient, row], dim=1), root)
-        by_gradient, by_row = both[:, 0] + rho * both[:, 1], both[:, 1]
-        missed = program.row @ z + barrier / rho
-        more = (missed - row @ by_gradient) / (barrier / rho**2 + row @ by_row)
-        step = -(by_gradient + more * by_row)
-        room, change = torch.cat([s, rho[None]]), torch.cat([step[d:], more[None]])
-        share = torch.where(change < 0, -room / change, torch.inf).min()
-        length = min(1.0, NEAR * float(share))
-        z[1:] += length * step
-        rho = rho + length * more
-        decrement = float(step @ (gradient + rho * row)) ** 2
+        on_v, on_s = there.gradient(v, s)
+        on_s = on_s - barrier / s
+        by_v, by_s = there.solve(
+            root, torch.stack([on_v, row_v], dim=1), torch.stack([on_s, row_s], dim=1)
+        )
+        share = torch.stack([torch.ones_like(rho), rho])
+        missed = there.program.margins(v, s) + barrier / rho
+        curved = row_v @ by_v[:, 1] + row_s @ by_s[:, 1]
+        more = (missed - row_v @ (by_v @ share) - row_s @ (by_s @ share)) / (
+            barrier / rho**2 + curved
+        )
+        share = share + torch.stack([torch.zeros_like(rho), more])
+        step_v, step_s = -(by_v @ share), -(by_s @ share)
+        room, change = torch.cat([s, rho[None]]), torch.cat([step_s, more[None]])
+        far = float(torch.where(change < 0, -room / change, torch.inf).min())
+        length = min(1.0, NEAR * far)
+        decrement = float(step_v @ (on_v + rho * row_v) + step_s @ (on_s + rho * row_s)) ** 2
+        v, s, rho = v + length * step_v, s + length * step_s, rho + length * more
         if length == 1.0 and decrement < (0.05 * barrier) ** 2 * len(room):
             break
-    return z, rho
+    return v, s, rho
 
 
 def _step(
@@ -262,7 +232,7 @@ def _step(
     direction = direction * min(1.0, LONGEST / float(direction.abs().max()))
     while length >= SHORTEST:
         there = now.logarithms + length * direction
-        found = settled(program, there, (now.z, now.rho), barrier, convexity)
+        found = settled(program, there, (now.v, now.s, now.rho), barrier, convexity)
         if found is not None and (barrier != now.barrier or found.objective > now.objective):
             return found, length
         length *= 0.5

@@ -68,22 +68,21 @@ class Problem:
 def guaranteed_value(found: Deviations, label: int, problem: Problem, m: Multipliers) -> float:
     """A lower bound on `value` in spite of all rounding; -inf where convexity is not proved.
 
-    The Lagrangian is at least `constant - theta` if the matrix `[[theta, q/2], [q/2, P]]` is
+    The Lagrangian is at least `constant - theta` if the matrix `[[P, q/2], [q/2, theta]]` is
     positive semidefinite, which a Cholesky factorisation in float64 proves: of the matrix scaled
     by powers of 2, less the row sums of a bound on the errors of its entries and on those of the
-    factorisation (Rump 2006).
+    factorisation (Rump 2006). Theta is the least that leaves its last pivot positive.
     """
     d, n = problem.features, len(problem.distance)
     total = d + n
-    cross = torch.zeros(total, total, dtype=torch.float64)
-    cross[d:] = m.lam[:, None] * problem.moves / 2
-    matrix = torch.diag(torch.cat([m.tau + m.kap, m.lam])) - cross - cross.T
-    linear = problem.linear(m)
     unit = gamma(total + 16, torch.float64)
-    # Bounds on how far the entries are from those of exact weights.
-    cross_error = torch.zeros_like(cross)
-    cross_error[d:] = m.lam[:, None] * found.moves_error / 2
-    error = cross_error + cross_error.T + unit * matrix.abs()
+    terms = (m.nu * problem.distance).sum() + (m.kap * problem.low.abs() * problem.high.abs()).sum()
+    slack = unit * (abs(problem.margin) + float(terms)) + float(found.margin_error[label])
+    slack += float((m.nu * found.distance_error).sum())
+    constant = float(problem.constant(m))
+    if constant <= 0:
+        return -math.inf
+    linear = problem.linear(m)
     sizes = torch.cat(
         [
             m.kap * (problem.low.abs() + problem.high.abs()),
@@ -96,25 +95,34 @@ def guaranteed_value(found: Deviations, label: int, problem: Problem, m: Multipl
         + unit * (problem.row.abs() + sizes + problem.moves.abs().T @ m.nu)
     )
     linear_error[d:] += m.lam * found.distance_error
+
+    # The matrix, its last row, and row sums of the errors, scaled to a diagonal of about 1.
+    own = torch.cat([m.tau + m.kap, m.lam])
+    root = torch.cat([own, own.new_tensor([constant])]).clamp(min=1e-300).sqrt().log2().round()
+    root, last = root.exp2()[:-1], float(root.exp2()[-1])
+    half = m.lam / 2 / root[d:]
+    cross = half[:, None] * (problem.moves / root)
+    matrix = torch.zeros(total, total, dtype=torch.float64)
+    matrix[d:] = -cross
+    matrix[:, d:] -= cross.T
+    matrix.diagonal().add_(own / root**2)
+    errors = unit * matrix.abs().sum(dim=1)
+    doubt = half[:, None] * (found.moves_error / root)
+    errors[d:] += doubt.sum(dim=1)
+    errors += doubt.sum(dim=0)
+    linear_error = linear_error / 2 / root / last
+    errors += linear_error
+    diagonal = matrix.diagonal().clamp(min=0).sqrt()
+    # Theta is less than the constant, or nothing is proved.
+    most = math.sqrt(constant) / last
+    factorised = gamma(2 * (total + 3), torch.float64)
+    errors += factorised * diagonal * (diagonal.sum() + most)
+    error_of_theta = float(linear_error.sum() + factorised * most * (diagonal.sum() + most))
+    matrix.diagonal().sub_(errors * (1 + 1e-9))
     factor, failed = torch.linalg.cholesky_ex(matrix)
-    if int(failed):
+    if int(failed) or not bool(matrix.diagonal().isfinite().all()):
         return -math.inf
-    solved = torch.cholesky_solve(linear[:, None], factor)[:, 0]
-    theta = float((linear @ solved) / 4) * (1 + 1e-6) + 1e-9 * abs(problem.margin)
-    whole = torch.zeros(total + 1, total + 1, dtype=torch.float64)
-    bound = torch.zeros_like(whole)
-    whole[0, 0], whole[0, 1:], whole[1:, 0], whole[1:, 1:] = theta, linear / 2, linear / 2, matrix
-    bound[0, 1:] = bound[1:, 0] = linear_error / 2
-    bound[1:, 1:] = error
-    root = whole.diagonal().clamp(min=1e-300).sqrt().log2().round().exp2()
-    whole, bound = whole / root / root[:, None], bound / root / root[:, None]
-    diagonal = whole.diagonal().clamp(min=0).sqrt()
-    bound = bound + gamma(2 * (total + 3), torch.float64) * diagonal * diagonal[:, None]
-    shifted = whole - torch.diag(bound.sum(dim=1) * (1 + 1e-9))
-    _, failed = torch.linalg.cholesky_ex(shifted)
-    if int(failed) or not bool(shifted.isfinite().all()):
-        return -math.inf
-    terms = (m.nu * problem.distance).sum() + (m.kap * problem.low.abs() * problem.high.abs()).sum()
-    slack = unit * (abs(problem.margin) + float(terms)) + float(found.margin_error[label])
-    slack += float((m.nu * found.distance_error).sum())
-    return float(problem.constant(m)) - theta - slack
+    solved = torch.linalg.solve_triangular(factor, (linear / 2 / root / last)[:, None], upper=False)
+    pivot = float((solved * solved).sum()) * (1 + 4 * unit) + unit
+    theta = (pivot + error_of_theta * (1 + 1e-9)) * last**2
+    return constant - theta - slack if theta < constant else -math.inf
