@@ -66,14 +66,15 @@ class State:
         return program.multipliers(lam, kap, self.barrier / self.s, self.rho)
 
 
-def ascend(program: Program, steps: int, start: Tensor | None = None) -> Iterator[State]:
+def ascend(program: Program, steps: int, start: State | None = None) -> Iterator[State]:
     """Better and better states; none where rounding leaves no convex start.
 
-    start: logarithms `(n + d,)` that were good for a similar program.
+    start: a state that was good for a program that differs from this one in the margin alone.
     """
-    logarithms = balanced(program) if start is None else start
     barrier, convexity = FIRST_BARRIER if start is None else WARM_BARRIER, CONVEXITY
-    now = settled(program, logarithms, inside(program), barrier, convexity, FIRST_NEWTON_STEPS)
+    logarithms = balanced(program) if start is None else start.logarithms
+    point = inside(program) if start is None else (start.v, start.s, start.rho)
+    now = settled(program, logarithms, point, barrier, convexity, FIRST_NEWTON_STEPS)
     if now is None:
         return
     yield now

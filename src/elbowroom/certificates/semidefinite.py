@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from elbowroom.certificates.ascent import ascend
+from elbowroom.certificates.ascent import State, ascend
 from elbowroom.certificates.base import Certificate
 from elbowroom.certificates.deviations import Deviations, deviations, require_two_pieces
 from elbowroom.certificates.linear_relaxation import LinearRelaxation
@@ -52,7 +52,7 @@ class Semidefinite(Certificate):
 
     norms: ClassVar[tuple[Norm, ...]] = (L2,)
 
-    steps: int = 16
+    steps: int = 20
 
     def bound(self, clf: Classifier, x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([self._bound(clf, x[n : n + 1], y[n : n + 1]) for n in range(len(x))])
@@ -117,22 +117,23 @@ class Semidefinite(Certificate):
         )
 
     def _radius(
-        self, proof: _Proof, limit: float, enough: float, start: Tensor | None
-    ) -> tuple[float, Tensor | None]:
+        self, proof: _Proof, limit: float, enough: float, start: State | None
+    ) -> tuple[float, State | None]:
         """A proved radius for one class, at least `enough` if that can be had; and where it was."""
         program = Program.of(proof.problem, limit, torch.float32)
         best, offered, at, last = 0.0, 0.0, start, None
         for state in ascend(program, self.steps, start):
-            radius = math.sqrt(max(state.value, 0.0)) * limit
+            tau = proof.problem.margin / float(state.rho) / limit**2
+            radius = proof.reach(state.value * limit**2 * tau, tau)
             last = state if last is None or state.value >= last.value else last
             if radius > max(OFFER * offered, 1.001 * enough):
                 best, offered = max(best, proof.radius(state.multipliers(program))), radius
-                at = state.logarithms
+                at = state
                 if best >= enough:
                     return best, at
         if last is not None and last.value > 0:
             best = max(best, proof.radius(last.multipliers(program)))
-            at = last.logarithms if at is None else at
+            at = last if at is None else at
         return best, at
 
 
@@ -151,12 +152,16 @@ class _Proof:
         for factor in STRENGTHEN:
             tau = multipliers.tau * factor
             m = replace(multipliers, tau=tau)
-            value = guaranteed_value(self.found, self.label, self.problem, m) - self.reserve
-            if value > 0:
-                # tau r^2 + growth r <= value
-                root = math.sqrt(self.growth**2 + 4 * float(tau) * value)
-                return 2 * value / (self.growth + root)
+            value = guaranteed_value(self.found, self.label, self.problem, m)
+            if value > self.reserve:
+                return self.reach(value, float(tau))
         return 0.0
+
+    def reach(self, value: float, tau: float) -> float:
+        """The radius at which the margin less `tau r^2` and the network's rounding is 0."""
+        value = max(value - self.reserve, 0.0)
+        root = math.sqrt(self.growth**2 + 4 * tau * value)
+        return 2 * value / (self.growth + root) if value else 0.0
 
 
 def _require_small(relaxation: Relaxation) -> None:
