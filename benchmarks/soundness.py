@@ -2,13 +2,17 @@
 
     python benchmarks/soundness.py [--cases 10000] [--norms L2 Linf L1] [--chunk 500]
                                    [--out runs/soundness]
+    python benchmarks/soundness.py --trained kw_mnist madry-l2 ... [--samples 10]
+                                   [--certificates linear-relaxation ...]
 
 A case is one input of a random network (`random_nets.py`: every layer, in float32 or float64).
 Every certificate of the registry that calls itself sound and takes the network is compared, in
 every norm it has, with the exact distance where the network is small and piecewise affine, and
 with the nearest example of attacks; and its ball is sampled, inside and on its surface, from
-where gradients descend the margin. Every chunk is a file of its own in OUT, so that an
-interrupted run goes on where it stopped. A violation is stored with the number of its network.
+where gradients descend the margin. With --trained, the cases are test images of networks of
+`bench_models.py` or of those that come with the package, and the attack is `closest`. Every chunk
+is a file of its own in OUT, so that an interrupted run goes on where it stopped. A violation is
+stored with the number of its network.
 """
 
 from __future__ import annotations
@@ -24,8 +28,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench_models import first_correct, load
 from bench_tables import markdown
-from elbowroom import L1, L2, Classifier, Linf, attacks
+from elbowroom import L1, L2, Classifier, Linf, attacks, data, models
 from elbowroom.certificates import CERTIFICATES, Certificate
 from elbowroom.files import write_atomically
 from elbowroom.goals import Misclassified
@@ -67,9 +72,35 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-def sound_certificates(norm: Norm) -> Iterator[tuple[str, Certificate]]:
-    """Those of the registry that have a bound in `norm`."""
-    for name, kind in CERTIFICATES.items():
+@dataclass(frozen=True)
+class Trained:
+    """A trained network in the place of a random one."""
+
+    name: str
+    clf: Classifier
+    x: Tensor
+    seed: int = 0
+
+    @property
+    def words(self) -> str:
+        return self.name
+
+    @staticmethod
+    def of(name: str, samples: int) -> Trained:
+        if name in models.PRETRAINED:
+            letters = data.load("fonts", "test")
+            clf = Classifier(models.pretrained(name), bounds=letters.bounds)
+            return Trained(name, clf, letters.x[first_correct(clf, letters.x, letters.y, samples)])
+        problem = load(name, samples)
+        return Trained(name, problem.clf, problem.x)
+
+
+def sound_certificates(
+    norm: Norm, names: Sequence[str] = tuple(CERTIFICATES)
+) -> Iterator[tuple[str, Certificate]]:
+    """Those of `names` in the registry that have a sound bound in `norm`."""
+    for name in names:
+        kind = CERTIFICATES[name]
         if kind.sound:
             try:
                 yield name, kind(norm=norm, **QUICK.get(name, {}))
@@ -77,16 +108,23 @@ def sound_certificates(norm: Norm) -> Iterator[tuple[str, Certificate]]:
                 continue
 
 
-def check(net: RandomNet, norms: Sequence[Norm] = (L2, Linf, L1)) -> list[Outcome]:
-    """Every sound certificate on the inputs of `net`."""
+def check(
+    net: RandomNet | Trained,
+    norms: Sequence[Norm] = (L2, Linf, L1),
+    names: Sequence[str] = tuple(CERTIFICATES),
+) -> list[Outcome]:
+    """Every sound certificate of `names` on the inputs of `net`."""
     outcomes = []
     y = net.clf.logits(net.x).argmax(dim=1)
     for norm in norms:
         refuted: Tensor | None = None
-        for name, certificate in sound_certificates(norm):
+        for name, certificate in sound_certificates(norm, names):
             try:
                 radius = certificate(net.clf, net.x, y).radius
-            except UnsupportedOperationError:
+            except (UnsupportedOperationError, ValueError) as error:
+                if isinstance(net, RandomNet) and isinstance(error, ValueError):
+                    raise
+                print(f"{net.words}: {error}", flush=True)
                 continue
             if refuted is None:
                 refuted, exact = refuting_distance(net, y, norm)
@@ -100,8 +138,11 @@ def check(net: RandomNet, norms: Sequence[Norm] = (L2, Linf, L1)) -> list[Outcom
     return outcomes
 
 
-def refuting_distance(net: RandomNet, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
+def refuting_distance(net: RandomNet | Trained, y: Tensor, norm: Norm) -> tuple[Tensor, Tensor]:
     """`(N,)`: distances at which the decision is another; and which of them are exact."""
+    if isinstance(net, Trained):
+        nearest = attacks.Closest(norm=norm)(net.clf, net.x, y).distance
+        return nearest, torch.zeros(len(y), dtype=torch.bool)
     methods: list[attacks.Attack] = [attacks.FMN(norm=norm, steps=30)]
     if norm == L2:
         methods = [attacks.DDN(steps=25, runner_ups=1), attacks.DeepFool(steps=15)]
@@ -183,28 +224,52 @@ def main() -> None:
     parser.add_argument("--norms", nargs="+", default=["L2", "Linf", "L1"])
     parser.add_argument("--chunk", type=int, default=500, help="cases in each file")
     parser.add_argument("--out", type=Path, default=Path("runs/soundness"))
+    parser.add_argument("--trained", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--samples", type=int, default=10, help="of every trained network")
+    parser.add_argument(
+        "--certificates", nargs="+", default=list(CERTIFICATES), choices=list(CERTIFICATES)
+    )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    nets, norms = options.chunk // INPUTS, [Norm.parse(name) for name in options.norms]
+    norms = [Norm.parse(name) for name in options.norms]
     outcomes: list[dict] = []
-    for number in range(-(-options.cases // (nets * INPUTS))):
-        path = options.out / f"{'-'.join(map(str, norms))}-{nets}-{number:04d}.json"
+    for path, nets in _chunks(options, norms):
         if not path.exists():
-            seeds = range(number * nets, (number + 1) * nets)
             found = [
-                asdict(outcome) for seed in seeds for outcome in check(random_net(seed), norms)
+                asdict(outcome)
+                for net in nets
+                for outcome in check(net, norms, options.certificates)
             ]
             write_atomically(path, json.dumps(found).encode())
         chunk = json.loads(path.read_text())
         outcomes += chunk
         wrong = sum(outcome["violations"] for outcome in chunk)
         print(f"{path.name}: {wrong} violations", flush=True)
+        if options.trained:
+            print(table(chunk), flush=True)
     print(table(outcomes))
     for outcome in outcomes:
         if outcome["violations"]:
             print(f"{outcome['certificate']} in {outcome['norm']}: network {outcome['net']}, "
                   f"{outcome['words']}")  # fmt: skip
+
+
+def _chunks(
+    options: argparse.Namespace, norms: Sequence[Norm]
+) -> Iterator[tuple[Path, Iterator[RandomNet | Trained]]]:
+    """What belongs into one file, which is only made if that is not there."""
+    words = "-".join(map(str, norms))
+    for name in options.trained:
+        asked = f"{words}-{options.samples}-{'-'.join(options.certificates)}"
+        made = (Trained.of(name, options.samples) for name in [name])
+        yield options.out / f"{name}-{asked}.json", made
+    if not options.trained:
+        nets = options.chunk // INPUTS
+        for number in range(-(-options.cases // (nets * INPUTS))):
+            seeds = range(number * nets, (number + 1) * nets)
+            path = options.out / f"{words}-{nets}-{number:04d}.json"
+            yield path, (random_net(seed) for seed in seeds)
 
 
 if __name__ == "__main__":
