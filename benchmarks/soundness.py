@@ -96,10 +96,10 @@ class Trained:
 
 
 def sound_certificates(
-    norm: Norm, names: Sequence[str] = tuple(CERTIFICATES)
+    norm: Norm, names: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Certificate]]:
-    """Those of `names` in the registry that have a sound bound in `norm`."""
-    for name in names:
+    """Those of `names`, or of the registry, that have a sound bound in `norm`."""
+    for name in names or CERTIFICATES:
         kind = CERTIFICATES[name]
         if kind.sound:
             try:
@@ -111,9 +111,9 @@ def sound_certificates(
 def check(
     net: RandomNet | Trained,
     norms: Sequence[Norm] = (L2, Linf, L1),
-    names: Sequence[str] = tuple(CERTIFICATES),
+    names: Sequence[str] | None = None,
 ) -> list[Outcome]:
-    """Every sound certificate of `names` on the inputs of `net`."""
+    """Every sound certificate, or those of `names`, on the inputs of `net`."""
     outcomes = []
     y = net.clf.logits(net.x).argmax(dim=1)
     for norm in norms:
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--trained", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--samples", type=int, default=10, help="of every trained network")
     parser.add_argument(
-        "--certificates", nargs="+", default=list(CERTIFICATES), choices=list(CERTIFICATES)
+        "--certificates", nargs="+", choices=list(CERTIFICATES), help="rather than all"
     )
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -259,11 +259,10 @@ def _chunks(
     options: argparse.Namespace, norms: Sequence[Norm]
 ) -> Iterator[tuple[Path, Iterator[RandomNet | Trained]]]:
     """What belongs into one file, which is only made if that is not there."""
-    words = "-".join(map(str, norms))
+    words = "-".join([*(options.certificates or []), *map(str, norms)])
     for name in options.trained:
-        asked = f"{words}-{options.samples}-{'-'.join(options.certificates)}"
         made = (Trained.of(name, options.samples) for name in [name])
-        yield options.out / f"{name}-{asked}.json", made
+        yield options.out / f"{name}-{words}-{options.samples}.json", made
     if not options.trained:
         nets = options.chunk // INPUTS
         for number in range(-(-options.cases // (nets * INPUTS))):
