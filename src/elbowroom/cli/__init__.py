@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from elbowroom.cli import manifold
 from elbowroom.cli.compare import compare
 from elbowroom.cli.experiments import experiment
 from elbowroom.cli.invert import invert
@@ -38,6 +39,7 @@ for function in (
     train, data,
 ):  # fmt: skip
     app.command()(function)
+app.add_typer(manifold.app)
 
 
 def _print_version(wanted: bool) -> None:
