@@ -49,16 +49,16 @@ def test_a_quarter_turn():
 
 def test_the_codes_of_fonts():
     data = fonts.generate("test", 30, seed=3)
-    decoder = Fonts("test", 30, seed=3)
+    decoder = Fonts("test", seed=3)
     rows = torch.tensor([7, 2, 29])
     codes = decoder.encode(data.x[rows], data.y[rows])
     assert torch.equal(decoder.samples(codes), data.x[rows])
-    assert torch.equal(codes.z, decoder.codes().z[rows])
+    assert torch.equal(codes.z, decoder.codes(30).z[rows])
     assert torch.equal(codes.context[:, 1], data.y[rows])
 
 
 def test_fonts_knows_its_own_images_only():
-    data, decoder = fonts.generate("test", 3), Fonts("test", 3)
+    data, decoder = fonts.generate("test", 3), Fonts("test")
     with pytest.raises(ValueError, match="sample 1 is none of the images"):
         decoder.encode(torch.stack([data.x[0], data.x[1] / 2]), data.y[:2])
     with pytest.raises(ValueError, match="label of sample 0"):

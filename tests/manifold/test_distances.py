@@ -39,8 +39,8 @@ def test_projections_onto_a_plane(seed):
 
 
 def test_samples_of_the_manifold_are_at_distance_zero():
-    decoder = Fonts("test", 20)
-    codes = decoder.codes()
+    decoder = Fonts()
+    codes = decoder.codes(20)
     x = decoder.samples(codes)
     assert float(project(decoder, x, codes).distance.max()) < 1e-4
     near = codes.at(decoder.clamp(codes.z + 0.01))
@@ -50,8 +50,8 @@ def test_samples_of_the_manifold_are_at_distance_zero():
 
 
 def test_more_steps_are_never_farther():
-    decoder = Fonts("test", 8)
-    codes = decoder.codes()
+    decoder = Fonts()
+    codes = decoder.codes(8)
     x = (decoder.samples(codes) + 0.1 * torch.randn(8, 1, 28, 28)).clamp(0, 1)
     few, many = (project(decoder, x, codes, steps=steps).distance for steps in (3, 30))
     assert bool((many <= few).all())
@@ -89,8 +89,8 @@ def test_planes_that_hold_everything_and_bad_input():
 
 
 def test_the_jacobian_of_fonts_is_that_of_differences():
-    decoder = Fonts("test", 6)
-    codes = decoder.codes()
+    decoder = Fonts()
+    codes = decoder.codes(6)
     codes = Codes(codes.z.double(), codes.context)
     found, step = jacobian(decoder, codes), 1e-6
     for i in range(6):
@@ -116,4 +116,4 @@ def test_the_cosine_with_a_plane():
 
 
 def test_letters_are_of_fonts():
-    assert len(fonts.LETTERS) == int(Fonts("test", 50).codes().context[:, 1].max()) + 1
+    assert len(fonts.LETTERS) == int(Fonts().codes(50).context[:, 1].max()) + 1

@@ -97,8 +97,8 @@ def test_the_context_goes_with_its_sample():
 
 @pytest.mark.parametrize("name", list(LATENT_ATTACKS))
 def test_fonts_in_bounds_and_reproducible(name):
-    decoder = Fonts("test", 24)
-    codes, clf = decoder.codes(), models.pretrained("fonts-plain")
+    decoder = Fonts()
+    codes, clf = decoder.codes(24), models.pretrained("fonts-plain")
     y = codes.context[:, 1]
     attack = LATENT_ATTACKS[name](seed=3)
     found, again = (attack(clf, decoder, codes, y) for _ in range(2))
@@ -113,8 +113,9 @@ def test_fonts_in_bounds_and_reproducible(name):
 
 def test_search_beats_chance():
     decoder = Transformations()
-    codes = decoder.encode(Fonts("test", 40).samples(Fonts("test", 40).codes()), torch.zeros(40))
-    y = Fonts("test", 40).codes().context[:, 1]
+    letters = Fonts().codes(40)
+    codes = decoder.encode(Fonts().samples(letters), torch.zeros(40))
+    y = letters.context[:, 1]
     clf = models.pretrained("fonts-plain")
     searched = LatentPGD(eta=0.2)(clf, decoder, codes, y)
     chance = RandomCodes(eta=0.2, restarts=5)(clf, decoder, codes, y)

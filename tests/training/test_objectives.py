@@ -166,7 +166,9 @@ def test_descriptions_name_every_hyperparameter():
         "eps": "0.5",
         "steps": "7",
         "step_size": "None",
+        "rule": "None",
         "weight": "0.5",
+        "search": "full",
     }
 
 

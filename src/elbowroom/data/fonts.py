@@ -138,6 +138,10 @@ class Latents:
     face: Tensor
     letter: Tensor
 
+    def after(self, count: int) -> Latents:
+        """Without the first `count`."""
+        return Latents(self.parameters[count:], self.face[count:], self.letter[count:])
+
 
 def latents(split: str = "test", count: int | None = None, seed: int = 0) -> Latents:
     """The latents of the first `count` images of a split.
@@ -148,9 +152,8 @@ def latents(split: str = "test", count: int | None = None, seed: int = 0) -> Lat
     """
     faces, numbers = split_faces(split)
     count = DEFAULT_COUNT[split] if count is None else count
-    available = len(faces) * len(numbers) * len(LETTERS)
-    if not 0 <= count <= available:
-        raise ValueError(f"fonts ({split}) has {available} images, {count} were asked for")
+    if not 0 <= count <= available(split):
+        raise ValueError(f"fonts ({split}) has {available(split)} images, {count} were asked for")
     orders = np.random.default_rng([seed, 0]).permuted(
         np.tile(np.array(faces), (len(LETTERS), 1)), axis=1
     )
@@ -169,15 +172,26 @@ def latents(split: str = "test", count: int | None = None, seed: int = 0) -> Lat
     return Latents(parameters, torch.from_numpy(face), torch.from_numpy(letter))
 
 
+def available(split: str) -> int:
+    """How many images a split can have."""
+    faces, numbers = split_faces(split)
+    return len(faces) * len(numbers) * len(LETTERS)
+
+
+def render(where: Latents) -> Tensor:
+    """The images `(N, 1, 28, 28)` of latents."""
+    images = torch.empty(len(where.letter), 1, 28, 28)
+    for start in range(0, len(images), CHUNK):
+        wanted = torch.arange(start, start + CHUNK).clamp(max=len(images) - 1)
+        chunk = decode(where.parameters[wanted], where.face[wanted], where.letter[wanted])
+        images[start : start + CHUNK] = chunk[: len(images) - start]
+    return images
+
+
 def generate(split: str = "test", count: int | None = None, seed: int = 0) -> Dataset:
     """The first `count` images of a split (`DEFAULT_COUNT` of them by default), `(N, 1, 28, 28)`.
 
     Every multiple of ten is balanced over the letters. Raises `ValueError` as `latents` does.
     """
     where = latents(split, count, seed)
-    images = torch.empty(len(where.letter), 1, 28, 28)
-    for start in range(0, len(images), CHUNK):
-        wanted = torch.arange(start, start + CHUNK).clamp(max=len(images) - 1)
-        chunk = decode(where.parameters[wanted], where.face[wanted], where.letter[wanted])
-        images[start : start + CHUNK] = chunk[: len(images) - start]
-    return Dataset("fonts", split, images, where.letter, LETTERS, (0.0, 1.0), SOURCE)
+    return Dataset("fonts", split, render(where), where.letter, LETTERS, (0.0, 1.0), SOURCE)

@@ -8,23 +8,20 @@ from elbowroom.training.loop import (
     accuracy,
     train,
 )
-from elbowroom.training.objectives import (
-    OBJECTIVES,
-    Adversarial,
-    Objective,
-    OutputMargin,
-    Plain,
-    make_objective,
-)
+from elbowroom.training.objectives import Adversarial, Objective, OutputMargin, Plain
+from elbowroom.training.on_manifold import Combined, OnManifold
 from elbowroom.training.recipes import RECIPES, Recipe
+from elbowroom.training.registry import OBJECTIVES, make_objective
 
 __all__ = [
     "OBJECTIVES",
     "OPTIMIZERS",
     "RECIPES",
     "Adversarial",
+    "Combined",
     "EpochReport",
     "Objective",
+    "OnManifold",
     "OutputMargin",
     "Plain",
     "Recipe",

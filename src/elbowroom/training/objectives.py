@@ -1,20 +1,19 @@
-"""What a training step lowers. A new objective is one dataclass and one entry in `OBJECTIVES`."""
+"""What a training step lowers. A new objective is one dataclass and one entry in `registry`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from elbowroom.attacks.pgd import descend
+from elbowroom.attacks.pgd import StepRule
 from elbowroom.classifier import Bound, Classifier
-from elbowroom.goals import Misclassified
-from elbowroom.norms import L2, Linf, Norm, per_sample
+from elbowroom.norms import L2, Linf, Norm
+from elbowroom.training.search import Search, check_search, search, uniform_in_distance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +66,20 @@ class Plain(Objective):
 class Adversarial(Objective):
     """Cross-entropy on a batch of which a part is attacked first (Madry et al. 2018).
 
-    The inner maximum is sought by projected gradient ascent on the loss, in steps of the norm's
-    steepest direction from a random start in the ball, always for all steps. The network is in
-    evaluation mode meanwhile, so that batch norm sees no statistics of half-finished attacks.
+    The inner maximum is sought by projected gradient ascent on the loss, from a random start in
+    the ball. The network is in evaluation mode meanwhile, so that batch norm sees no statistics of
+    half-finished attacks.
 
     norm:      Linf or L2.
     eps:       radius of the ball, in the input's units.
     steps:     of the ascent.
     step_size: length of a step in `norm`; `2.5 eps / steps` by default, as Madry et al. advise.
+    rule:      of the steps, as in `PGD`; by default the norm's steepest direction. The Manifold
+               paper has "adam" with a step_size of 0.005, in 40 steps.
     weight:    the part of the batch that is attacked: 1 for all of it, 0.5 for the "50/50" of
                the Manifold paper (3.1).
+    search:    "full": all steps; "first": until the decision changes (the weak variant of its
+               suppl. H); "random": random perturbations (its baseline).
     """
 
     name = "adversarial"
@@ -84,7 +87,9 @@ class Adversarial(Objective):
     eps: float
     steps: int = 10
     step_size: float | None = None
+    rule: StepRule | None = None
     weight: float = 0.5
+    search: Search = "full"
 
     def __post_init__(self) -> None:
         if self.norm not in (L2, Linf):
@@ -97,6 +102,9 @@ class Adversarial(Objective):
             raise ValueError(f"step_size must be positive, got {self.step_size}")
         if not 0 < self.weight <= 1:
             raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
+        if self.rule not in (None, *get_args(StepRule)):
+            raise ValueError(f"rule must be one of {get_args(StepRule)}, not {self.rule!r}")
+        check_search(self.search)
 
     def loss(
         self,
@@ -126,27 +134,24 @@ class Adversarial(Objective):
         radius = x.new_full((len(x),), self.eps)
         step_size = self.step_size or 2.5 * self.eps / self.steps
         with clf.session():
-            return descend(
+            return search(
                 clf,
                 x,
                 self._start(x, generator),
-                Misclassified(y).loss,
+                y,
                 norm=self.norm,
                 radius=radius,
                 steps=self.steps,
-                step_size=torch.full_like(radius, step_size),
-                rule="sign" if self.norm == Linf else "gradient",
+                step_size=step_size,
+                rule=self.rule or ("sign" if self.norm == Linf else "gradient"),
+                how=self.search,
             )
 
     def _start(self, x: Tensor, generator: Generator) -> Tensor:
         """Random perturbations: uniform in the ball for Linf, in distance and direction for L2."""
         if self.norm == Linf:
-            noise = self.eps * (2 * torch.rand(x.shape, generator=generator) - 1)
-        else:
-            direction = torch.randn(x.shape, generator=generator)
-            length = self.eps * torch.rand(len(x), generator=generator)
-            noise = self.norm.steepest(direction) * per_sample(length, direction)
-        return noise.to(x)
+            return (self.eps * (2 * torch.rand(x.shape, generator=generator) - 1)).to(x)
+        return uniform_in_distance(x, self.norm, x.new_full((len(x),), self.eps), generator)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,34 +216,3 @@ def _with_output_layer(model: nn.Module, x: Tensor) -> tuple[Tensor, nn.Linear]:
         "output-margin needs a network that ends in a linear layer (nn.Linear), without anything "
         "after it"
     )
-
-
-OBJECTIVES: dict[str, type[Objective]] = {
-    "plain": Plain,
-    "adversarial": Adversarial,
-    "output-margin": OutputMargin,
-}
-
-
-def make_objective(name: str, options: Mapping[str, object] | None = None) -> Objective:
-    """The objective `name` of `OBJECTIVES` with the hyperparameters `options`.
-
-    Raises `ValueError` for an unknown name, and for an unknown, missing or bad hyperparameter.
-    """
-    if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}; choose {', '.join(OBJECTIVES)}")
-    kind = OBJECTIVES[name]
-    known = [f.name for f in fields(kind)]
-    options = dict(options or {})
-    if "norm" in options:
-        options["norm"] = Norm.parse(options["norm"])  # type: ignore[arg-type]
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise ValueError(
-            f"objective {name!r} has no option {unknown[0]!r}; its options: "
-            f"{', '.join(known) or 'none'}"
-        )
-    try:
-        return kind(**options)
-    except TypeError as error:
-        raise ValueError(f"objective {name!r}: {error}") from error

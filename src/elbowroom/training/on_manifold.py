@@ -1,0 +1,153 @@
+"""Training on examples of the data manifold (Manifold paper, 3.4.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from elbowroom.classifier import Bound, Classifier
+from elbowroom.manifold.attacks import LatentClassifier
+from elbowroom.manifold.decoder import Decoder
+from elbowroom.manifold.registry import decoder
+from elbowroom.norms import L2, Linf, Norm
+from elbowroom.training.objectives import Adversarial, Objective
+from elbowroom.training.search import Search, check_search, search, uniform_in_distance
+
+# One decoder for all objectives: that of FONTS knows the images that it has compared.
+_decoder = cache(decoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnManifold(Objective):
+    """Cross-entropy on a batch of which a part is moved along the manifold first (eq. 4 and 5).
+
+    The latent codes (`enc(x)`: eq. 4 has a slip) are moved by Adam within a ball, from starts
+    uniform in distance and direction (eq. 19).
+
+    decoder: as for `elbowroom.manifold.registry.decoder`: "fonts" for the true manifold of FONTS,
+             "transformations" for affine ones of any image (adversarial transformations).
+    split:   of the training data, whose codes the decoder of FONTS knows.
+    norm, eta: of the ball around the code.
+    steps, learning_rate: of Adam.
+    weight:  the part of the batch that is moved.
+    search:  "full": all steps; "first": until the decision changes (the paper's weak variant);
+             "random": the random start alone (its baseline).
+    """
+
+    name = "on-manifold"
+    decoder: str = "fonts"
+    split: str = "train"
+    norm: Norm = Linf
+    eta: float = 0.3
+    steps: int = 40
+    learning_rate: float = 0.005
+    weight: float = 0.5
+    search: Search = "full"
+
+    def __post_init__(self) -> None:
+        if self.norm not in (L2, Linf):
+            raise ValueError(f"on-manifold training works in L2 and Linf, not {self.norm}")
+        if not self.eta > 0 or self.steps < 1 or not self.learning_rate > 0:
+            raise ValueError(
+                f"eta, steps and learning_rate must be positive, got eta={self.eta}, "
+                f"steps={self.steps}, learning_rate={self.learning_rate}"
+            )
+        if not 0 < self.weight <= 1:
+            raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
+        check_search(self.search)
+        self.manifold()  # which says what is wrong with the name
+
+    def manifold(self) -> Decoder:
+        return _decoder(self.decoder, self.split)
+
+    def loss(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        # The batch is in random order, so its first samples are a random part.
+        count = round(self.weight * len(x))
+        moved = self.moved(model, x[:count], y[:count], bounds, generator)
+        return F.cross_entropy(model(torch.cat([moved, x[count:]])), y)
+
+    def moved(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        """The moved samples `(N, *shape)`: their codes within `eta` of those of `x`."""
+        if len(x) == 0:
+            return x
+        manifold = self.manifold()
+        codes = manifold.encode(x, y)
+        latent = LatentClassifier(Classifier(model, bounds=bounds), manifold, codes.context)
+        radius = codes.z.new_full((len(x),), self.eta)
+        with latent.session():
+            z = search(
+                latent,
+                codes.z,
+                uniform_in_distance(codes.z, self.norm, radius, generator),
+                y,
+                norm=self.norm,
+                radius=radius,
+                steps=self.steps,
+                step_size=self.learning_rate,
+                rule="adam",
+                how=self.search,
+            )
+            return manifold.samples(codes.at(z)).to(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combined(Objective):
+    """Half of the batch attacked as regular adversarial training does, half along the manifold.
+
+    Manifold paper, 3.6 and Fig. 7, which does not give the shares.
+
+    eps, eps_steps: of the regular attack, in Linf. The other fields are those of `OnManifold`.
+    """
+
+    name = "combined"
+    eps: float = 0.3
+    eps_steps: int = 40
+    decoder: str = "fonts"
+    split: str = "train"
+    eta: float = 0.3
+    steps: int = 40
+    learning_rate: float = 0.005
+
+    def __post_init__(self) -> None:
+        self._regular()
+        self._along()
+
+    def _regular(self) -> Adversarial:
+        return Adversarial(eps=self.eps, steps=self.eps_steps, weight=1.0)
+
+    def _along(self) -> OnManifold:
+        return OnManifold(
+            decoder=self.decoder, split=self.split, eta=self.eta, steps=self.steps,
+            learning_rate=self.learning_rate, weight=1.0,
+        )  # fmt: skip
+
+    def loss(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        half = len(x) // 2
+        attacked = self._regular().attack(model, x[:half], y[:half], bounds, generator)
+        moved = self._along().moved(model, x[half:], y[half:], bounds, generator)
+        return F.cross_entropy(model(torch.cat([attacked, moved])), y)
