@@ -33,5 +33,5 @@ def test_decoders_by_name():
     assert decoder("elbowroom.manifold:Fonts", "test").split == "test"
     with pytest.raises(ValueError, match="unknown decoder 'vae'; choose fonts, transformations"):
         decoder("vae")
-    with pytest.raises(ValueError, match="returned a dict, not a manifold.Decoder"):
+    with pytest.raises(ValueError, match="returned a dict, not a manifold"):
         decoder("builtins:dict", [])
