@@ -66,3 +66,10 @@ class SampleRng:
     @staticmethod
     def _stack(draws: list[np.ndarray], like: Tensor) -> Tensor:
         return torch.from_numpy(np.stack(draws)).to(dtype=like.dtype, device=like.device)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """A seed that depends on both alone, so that resumed training draws what it would have drawn
+    without the interruption, and a checkpoint needs no state of a generator.
+    """
+    return int(SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)

@@ -72,3 +72,45 @@ def test_bad_input_is_one_line(arguments, words):
     assert done.exit_code == 1
     assert words in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_manifold_is_learned_attacked_and_looked_at(tmp_path):
+    folder, page = tmp_path / "vae", tmp_path / "samples.html"
+    small = ["--set", "widths=[4,4,4]", "--set", "epochs=1", "--set", "size=2"]
+    first = run("train", "--count", 80, "--label", 1, "--label", 4, *small, "--out", folder)
+    assert first.exit_code == 0, first.output
+    assert "class-4: 8 images" in first.output
+    again = run("train", "--count", 80, "--label", 1, "--label", 4, *small, "--out", folder)
+    assert again.exit_code == 0
+    assert "epoch" not in again.output
+    done = run("samples", "--decoder", folder, "--count", 3, "--out", page)
+    assert done.exit_code == 0, done.output
+    assert "Class 4" in page.read_text(encoding="utf-8")
+    # The classes of the samples that come first are not there.
+    done = run("attack", "--decoder", folder, "--samples", 5)
+    assert done.exit_code == 1
+    assert "class 0 has no decoder; there are some for 1, 4" in done.output
+    whole = tmp_path / "all"
+    done = run("train", "--count", 80, "--all-classes", *small, "--out", whole)
+    assert done.exit_code == 0, done.output
+    done = run("attack", "--decoder", whole, "--samples", 5, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["success_rate"]["count"] <= 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--label", "11", "--count", "20"], "has no sample of class 11"),
+        (["train", "--set", "speed=1"], "training has no option 'speed'"),
+        (["train", "--set", "epochs=0"], "epochs must be positive"),
+        (["train", "--data", "iris"], "square images"),
+    ],
+)
+def test_training_that_cannot_be(arguments, words, tmp_path):
+    done = run(*arguments, "--out", tmp_path / "vae")
+    assert done.exit_code == 1
+    assert words in done.output
+    done = run("samples", "--decoder", tmp_path)
+    assert done.exit_code == 1
+    assert "no trained VAE-GAN" in done.output

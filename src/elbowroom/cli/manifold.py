@@ -1,10 +1,11 @@
-"""On and off the data manifold: `manifold attack` and `manifold distance`."""
+"""On and off the data manifold: `manifold attack`, `distance`, `train` and `samples`."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -27,6 +28,7 @@ from elbowroom.data import Dataset, fonts
 from elbowroom.files import write_atomically
 from elbowroom.manifold import (
     LATENT_ATTACKS,
+    ByClass,
     Codes,
     LatentAttack,
     Neighbours,
@@ -35,10 +37,12 @@ from elbowroom.manifold import (
 )
 from elbowroom.manifold.rates import Rate, rate
 from elbowroom.manifold.registry import DECODERS, decoder
+from elbowroom.manifold.vae_gan import CLASS_FOLDER
 from elbowroom.norms import L2, Linf, Norm
-from elbowroom.papers.manifold_pages import Moved, manifold_page
+from elbowroom.papers.manifold_pages import Moved, manifold_page, samples_page
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.report.figures import number, percent
+from elbowroom.training.vae_gan import VaeGanReport, VaeGanTraining, train_vae_gan
 from elbowroom.version import __version__
 
 BATCH = 500  # samples whose distances are computed at a time
@@ -60,7 +64,8 @@ def attack(
         str,
         typer.Option(
             "--decoder",
-            help=f"One of {', '.join(DECODERS)}, or package.module:callable, called with a split.",
+            help=f"One of {', '.join(DECODERS)}, a folder of manifold train, or "
+            "package.module:callable, which is called with the split.",
         ),
     ] = "fonts",
     norm: Annotated[str | None, typer.Option(help="Of the latent code: L2 or Linf.")] = None,
@@ -196,6 +201,104 @@ def distance(
         values["distances"][name] = {"median": _median(away), "median_ratio": ratio}
     save_arrays(out, lines, perturbation=moved, rows=rows, adversarial=examples, **arrays)
     output.result(values, lines)
+
+
+@app.command("train")
+@command
+def train(
+    output: Output,
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and weights.")],
+    data: Annotated[str, typer.Option(help="A data set of images, as for audit.")] = "fonts",
+    split: Annotated[str, typer.Option(help="The split to train on.")] = "train",
+    count: Annotated[int | None, typer.Option(min=2, help="How many samples of it.")] = None,
+    all_classes: Annotated[
+        bool,
+        typer.Option("--all-classes", help="One VAE-GAN for all classes, not one for each."),
+    ] = False,
+    label: Annotated[
+        list[int] | None, typer.Option(help="Only these classes, by number; repeatable.")
+    ] = None,
+    set_: SetOption = None,
+    device: Annotated[str, typer.Option(help="Such as cpu or cuda:0.")] = "cpu",
+    seed: SeedOption = 0,
+) -> None:
+    """Learn a manifold: a VAE-GAN for each class; the same command resumes an interrupted run.
+
+    The settings are those of the Manifold paper for FONTS. Its weights of the reconstruction and
+    epochs for others: EMNIST 2.5 and 30, Fashion-MNIST 2.75 and 60, CelebA 3 and 30.
+
+    [bold]Examples[/bold]
+
+      elbowroom manifold train --count 60000 --out runs/vae-fonts
+
+      elbowroom manifold train --data mnist --set reconstruction=2.5 --set epochs=30
+      --out runs/vae-mnist
+    """
+    options = settings(set_)
+    known = [f.name for f in fields(VaeGanTraining)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(f"training has no option {unknown[0]!r}; it has {', '.join(known)}")
+    if "widths" in options:
+        options["widths"] = tuple(options["widths"])
+    plan = VaeGanTraining(**{**options, "seed": seed})
+    found = load_data(output, data, split, count)
+    labels = sorted(set(label or found.y.tolist()))
+    wrong = [k for k in labels if k not in set(found.y.tolist())]
+    if wrong:
+        raise ValueError(f"{found.name} ({found.split}) has no sample of class {wrong[0]}")
+    parts = [(out, found)]
+    if not all_classes:
+        rows = {k: found.y == k for k in labels}
+        parts = [
+            (out / CLASS_FOLDER.format(k), replace(found, x=found.x[some], y=found.y[some]))
+            for k, some in rows.items()
+        ]
+    for folder, some in parts:
+        output.say(f"{folder.name}: {len(some)} images")
+
+        def advance(report: VaeGanReport) -> None:
+            output.say(
+                f"epoch {report.epoch}/{report.epochs}: encoder {report.encoder:.2f}, decoder "
+                f"{report.decoder:.2f}, discriminator {report.discriminator:.3f} "
+                f"({report.seconds:.1f} s)"
+            )
+
+        train_vae_gan(some, plan, folder=folder, progress=advance, device=device)
+    output.result({"folder": str(out), "classes": labels}, [("folder", str(out))])
+
+
+@app.command("samples")
+@command
+def samples(
+    output: Output,
+    decoder_: Annotated[str, typer.Option("--decoder", help="A folder of manifold train.")],
+    count: Annotated[int, typer.Option(min=1, help="Of each class.")] = 10,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("samples.html"),
+    seed: SeedOption = 0,
+) -> None:
+    """Look at random samples of a learned manifold: what it takes for real.
+
+    [bold]Example[/bold]
+
+      elbowroom manifold samples --decoder runs/vae-fonts --out samples.html
+    """
+    manifold = decoder(decoder_)
+    labels = sorted(manifold.decoders) if isinstance(manifold, ByClass) else [None]
+    generator = torch.Generator().manual_seed(seed)
+    strips = []
+    for label in labels:
+        z = manifold.clamp(torch.randn(count, manifold.size, generator=generator))
+        context = z.new_zeros(count, 0) if label is None else torch.full((count,), label)
+        strips.append((label, manifold.samples(Codes(z, context))))
+    facts = [
+        ("command", shlex.join(["elbowroom", *sys.argv[1:]])),
+        ("decoder", decoder_),
+        ("elbowroom", __version__),
+        ("torch", torch.__version__),
+    ]
+    write_atomically(out, samples_page(strips, About(decoder_, "samples", (), facts)).encode())
+    output.result({"page": str(out), "classes": labels}, [("page", str(out))])
 
 
 def _latent_attack(method: str, options: dict[str, Any], norm: str | None) -> LatentAttack:

@@ -85,3 +85,21 @@ def _strip(
         moves = zip(names, one.change.tolist(), strict=True)
         notes.append("Changes: " + ", ".join(f"{name} {value:+.3g}" for name, value in moves) + ".")
     return Strip.of(f"Sample {one.number} ({about.label(one.label)})", frames, notes)
+
+
+def samples_page(samples: Sequence[tuple[int | None, Tensor]], about: About) -> str:
+    """Random samples `(N, *shape)` of each class, or of all (None) (Fig. 9)."""
+    figure = Figure(
+        name="Samples of a manifold",
+        title="random latent codes, decoded",
+        lede="Each image is decoded from a random latent code. What cannot be read here is no "
+        "input of the class, and attacks along this manifold would find it.",
+        strips=[
+            Strip.of(
+                "All classes" if label is None else f"Class {about.label(label)}",
+                [frame(image, (0.0, 1.0), role="", label="", lines=[]) for image in images],
+            )
+            for label, images in samples
+        ],
+    )
+    return render(figure, about)

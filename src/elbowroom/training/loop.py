@@ -10,12 +10,12 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from elbowroom import models
 from elbowroom.data import Dataset
+from elbowroom.sampling import epoch_seed
 from elbowroom.training.checkpoint import FILE as CHECKPOINT_FILE
 from elbowroom.training.checkpoint import Checkpoint, fingerprint
 from elbowroom.training.objectives import Objective
@@ -235,12 +235,8 @@ def _checkpoint(folder: Path | None, identity: Mapping[str, str]) -> Checkpoint 
 
 @contextmanager
 def _seeded(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """A generator, and torch's global one for dropout, that depend on (seed, epoch) alone.
-
-    So a resumed run draws what the uninterrupted one would have drawn, and a checkpoint needs no
-    state of a generator.
-    """
-    number = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+    """A generator, and torch's global one for dropout, that depend on (seed, epoch) alone."""
+    number = epoch_seed(seed, epoch)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(number)
         yield torch.Generator().manual_seed(number)
