@@ -11,12 +11,15 @@ import torch
 import typer
 
 from elbowroom.certificates import CERTIFICATES, Certificate
-from elbowroom.cli.bounds_experiments import EXPERIMENTS, Job, Options, Size
+from elbowroom.cli import bounds_experiments, manifold_experiments
+from elbowroom.cli.bounds_experiments import Job, Options, Size
 from elbowroom.cli.options import Output, SeedOption, command, settings
 from elbowroom.files import write_atomically
 from elbowroom.norms import L2
 from elbowroom.papers.bounds_compare import usual_bounds
 from elbowroom.version import __version__
+
+EXPERIMENTS = {**bounds_experiments.EXPERIMENTS, **manifold_experiments.EXPERIMENTS}
 
 
 @command
@@ -37,9 +40,10 @@ def experiment(
     out: Annotated[
         Path | None, typer.Option(help="The page to write; by default NAME.html.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="The folder of networks that are trained.")] = Path(
-        "runs/bounds"
-    ),
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="The folder of networks that are trained; by default runs/PAPER."),
+    ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Repeat an experiment of the papers with its own networks and data, as a page.
@@ -49,6 +53,9 @@ def experiment(
     margins of the output layer (bounds-figure-4.3), LeNet-5 and Network-in-Network
     (bounds-table-5.1), LeNet-5 with response normalisation (bounds-table-5.3), kernels scaled down
     (bounds-figure-5.12), layers (bounds-figure-5.13). For a network of yours, see figure.
+
+    Of the Manifold paper: robustness on and off the manifold of FONTS over the number of training
+    images (manifold-figure-5, with Fig. 6); small takes about a quarter of an hour, paper days.
 
     Networks that are trained need the extra \\[train]. They are kept in --runs: the first run of
     chapter 5 takes about ten minutes for each of them, and an interrupted training goes on.
@@ -84,7 +91,8 @@ def experiment(
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        job = Job(bounds, options, chosen, seed, runs, facts, advance, output.say)
+        kept = runs or Path("runs") / name.partition("-")[0]
+        job = Job(bounds, options, chosen, seed, kept, facts, advance, output.say)
         page, values, lines = make(job)
     path = out or Path(f"{name}.html")
     write_atomically(path, page.encode())
