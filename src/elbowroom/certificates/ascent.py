@@ -1,12 +1,12 @@
 """Ascent on the dual of Shor's relaxation, with most multipliers eliminated exactly.
 
 For given lam and kap, which make the Lagrangian convex, the best rho and mu belong to a convex
-quadratic program in z, solved by Newton's method with a barrier for `s > 0` that leaves
+quadratic program in v and s, solved by Newton's method with a barrier for `s > 0` that leaves
 `mu = barrier / s`. (`u > 0` hardly ever binds: nu stays 0, which saves most of the time.) By how
 much the bound grows with lam is then `s u`, and what a lam costs is its share in the
-log-determinant of the Lagrangian's matrix. The ascent is one of L-BFGS in the logarithms of lam
-and kap, scaled by the sum of gain and price, so that its first step is nearly the multiplicative
-one known from optimal design (Silvey, Titterington and Torsney 1978).
+log-determinant of the matrix of the `Lagrangian`. The ascent is one of L-BFGS in the logarithms of
+lam and kap, scaled by the sum of gain and price, so that its first step is nearly the
+multiplicative one known from optimal design (Silvey, Titterington and Torsney 1978).
 """
 
 from __future__ import annotations

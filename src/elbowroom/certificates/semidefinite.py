@@ -39,8 +39,9 @@ class Semidefinite(Certificate):
     Raghunathan, Steinhardt and Liang 2018, for L2 balls. In L2 the units share the radius out
     among themselves, which lines cannot see: the radius is about twice that of linear
     relaxation. Needs ReLUs or other activations of two pieces, and the memory and time of dense
-    matrices over all features and all units that can leave their piece (seconds for a thousand, a
-    minute for three thousand; networks of more than `MOST_UNITS` in all are refused).
+    matrices over all features and all units that can leave their piece (seconds for a thousand
+    units, less than a minute for two thousand; networks of more than `MOST_UNITS` features and
+    units are refused).
 
     Sound for the network as it is computed: whatever the ascent ends with is proved by a Cholesky
     factorisation in float64 with a bound on all rounding, and the rounding of the network in its
