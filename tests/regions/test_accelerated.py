@@ -34,7 +34,9 @@ def test_many_steps_come_to_the_exact_answer(name):
     for steps in (10, 60):
         found = Accelerated(steps=steps)(polytopes, x, rng)
         assert (found.lower <= exact.lower * (1 + 1e-9)).all()
-        assert (found.lower > lower).all()
+        # More steps never lose anything; what has converged can gain nothing.
+        assert (found.lower >= lower * (1 - 1e-9)).all()
+        assert (found.lower > lower).any()
         lower = found.lower
         assert torch.equal(clf.clamp(found.z), found.z)
     # The published factor makes small problems ill-conditioned; without it, 300 steps do.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,12 +16,12 @@ from elbowroom.regions.local_substitution import LocalSubstitution
 from elbowroom.regions.partial import padded_indices
 from elbowroom.regions.receptive_fields import Window, receptive_fields
 from elbowroom.regions.substitution import Substitution
-from elbowroom.regions.units import Elementwise, UnitEnvelope
 
-# Numbers that the rows of one layer, or the windows of its units, may take up at a time.
+# Numbers that the windows of a layer's units may take up at a time.
 MEMORY = 2**25
-# Numbers in the windows that are pulled back at a time, so that they stay in a processor's cache.
-CACHED = 2**18
+# Numbers in the rows, whole ones or windows, that are pulled back at a time, so that most stay in
+# a processor's cache.
+WHOLE, CACHED = 2**21, 2**19
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ def entry_bounds(
     rounding of the rows is not accounted for.
     """
     graph, source = substitution.graph, kind.source.index
-    fields = receptive_fields(graph, source) if isinstance(kind, Elementwise) else None
+    fields = receptive_fields(graph, kind.node.index)
     below = balls.radius.new_full(mask.shape, -torch.inf)
     above = torch.full_like(below, torch.inf)
     if fields is not None:
-        owner, unit = mask.nonzero(as_tuple=True)
-        found = _local(substitution, fields, owner, unit, lines, balls)
-        below[owner, unit], above[owner, unit] = found
+        owner, entry = mask.nonzero(as_tuple=True)
+        found = _local(substitution, kind, fields, owner, entry, lines, balls)
+        below[owner, entry], above[owner, entry] = found
         return below, above
     wanted = padded_indices(mask)
     widest = 2 * max(math.prod(node.shape) for node in graph.nodes[: source + 1])
-    at_once = max(1, MEMORY // (len(wanted) * widest))
+    at_once = max(1, WHOLE // (len(wanted) * widest))
     for some in torch.split(wanted, at_once, dim=1):
         least, most = _dense(substitution, kind, some, lines, balls)
         where, there = some.clamp(min=0), some >= 0
@@ -97,19 +96,21 @@ def _dense(
 
 def _local(
     substitution: Substitution,
+    kind: Kind,
     fields: Mapping[int, Window],
     owner: Tensor,
-    unit: Tensor,
+    entry: Tensor,
     lines: Mapping[int, Envelope],
     balls: Balls,
 ) -> tuple[Tensor, Tensor]:
-    """Bounds `(N,)` on single units behind convolutions: the numbers `unit` of samples `owner`."""
+    """Bounds `(N,)` on single entries behind convolutions: numbers `entry` of samples `owner`."""
     graph, x = substitution.graph, balls.x
-    places = math.prod(graph.nodes[max(fields)].shape[1:])
+    places = math.prod(kind.node.shape[1:])
     sizes = [graph.nodes[i].shape[0] * math.prod(window.size) for i, window in fields.items()]
-    samples = max(1, MEMORY // (4 * places * sum(sizes)))
+    curved = {i: lines[i] for i in fields if i in lines}
+    numbers = max([2, *(len(envelope.numbers) for envelope in curved.values())])
+    samples = max(1, MEMORY // (numbers * places * sum(sizes)))
     at_once = max(1, CACHED // (2 * max(sizes)))
-    curved = {i: cast(UnitEnvelope, lines[i]) for i in fields if i in lines}
     below, above = balls.radius.new_empty(2, len(owner))
     for first in range(0, len(x), samples):
         some = slice(first, first + samples)
@@ -121,8 +122,10 @@ def _local(
             for part in (x[some], balls.lower[None], balls.upper[None])
         )
         for part in torch.split(mine, at_once):
-            here, place = owner[part] - first, unit[part] % places
-            rows, constant = local.pull(here, unit[part], (1, -1) if curved else (1,))
+            here = owner[part] - first
+            place, u = kind.in_windows(owner[part], entry[part], substitution.like)
+            both = [u, -u] if curved else [u]
+            rows, constant = local.pull(here, place, torch.stack(both, dim=1))
             rows = rows.flatten(2).double()
             if not curved:
                 rows, constant = torch.cat([rows, -rows], 1), torch.cat([constant, -constant], 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -28,9 +29,28 @@ class Envelope(ABC):
         u: `(B, R, *shape)`.
         """
 
+    @property
     @abstractmethod
+    def numbers(self) -> tuple[Tensor, ...]:
+        """All that describes the lines, each `(B, *shape)`."""
+
+    @abstractmethod
+    def of(self, numbers: Sequence[Tensor]) -> Envelope:
+        """Lines that other numbers describe: of other units, or `(N, C, *size)` for windows."""
+
+    def pull_windows(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """`pull` within windows: `v` is for all places that the window's units see, if only in the
+        padding.
+        """
+        return self.pull(u)
+
     def to(self, dtype: torch.dtype) -> Envelope:
         """The same lines in `dtype`."""
+        return self.of([number.to(dtype) for number in self.numbers])
+
+    def take(self, samples: slice) -> Envelope:
+        """The lines of some samples."""
+        return self.of([number[samples] for number in self.numbers])
 
     @abstractmethod
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,6 +78,14 @@ class Kind(ABC):
     @abstractmethod
     def transposed(self, u: Tensor) -> Tensor:
         """The transpose of `quantities`: `(B, R, entries)` to `(B, R, *source)`."""
+
+    @abstractmethod
+    def in_windows(self, owner: Tensor, entry: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Single entries in the windows of their units, numbers `(N,)` of the samples `owner`.
+
+        Returns the places of the units `(N,)`, and the transpose of each entry `(N, C, *size)`
+        within the part of the source that a unit at this place sees, of the kind of `like`.
+        """
 
     @abstractmethod
     def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from elbowroom.graph.ops import (
     Concat,
     Conv,
     LocalResponseNorm,
+    MaxPool,
     PiecewiseAffine,
     Smooth,
 )
@@ -41,15 +42,15 @@ class Window:
     size: tuple[int, ...]
     step: tuple[int, ...]
 
-    def before(self, conv: Conv) -> Window:
-        """The window of a convolution's input, if this is that of its output."""
-        kernel = conv.weight.shape[2:]
-        start = (a * s - p for a, s, p in zip(self.start, conv.stride, conv.padding, strict=True))
+    def before(self, op: Conv | MaxPool) -> Window:
+        """The window of the operation's input, if this is that of its output."""
+        kernel = op.weight.shape[2:] if isinstance(op, Conv) else op.kernel
+        start = (a * s - p for a, s, p in zip(self.start, op.stride, op.padding, strict=True))
         size = (
             (n - 1) * s + (k - 1) * d + 1
-            for n, s, k, d in zip(self.size, conv.stride, kernel, conv.dilation, strict=True)
+            for n, s, k, d in zip(self.size, op.stride, kernel, op.dilation, strict=True)
         )
-        step = (t * s for t, s in zip(self.step, conv.stride, strict=True))
+        step = (t * s for t, s in zip(self.step, op.stride, strict=True))
         return Window(tuple(start), tuple(size), tuple(step))
 
     def joined(self, other: Window) -> Window | None:
@@ -93,16 +94,17 @@ def _padded(values: Tensor, pads: list[tuple[int, int]]) -> Tensor:
     return F.pad(values, flat) if any(flat) else values
 
 
-def as_convolution(node: Node, like: Tensor) -> Conv | None:
-    """A convolution, or an average pool as one whose weights are `like`; None for others."""
+def sliding(node: Node, like: Tensor) -> Conv | MaxPool | None:
+    """A convolution or a max pool, or an average pool as a convolution whose weights are `like`.
+
+    None for others, and for pooling over what is not a channel's places.
+    """
     op = node.op
-    if isinstance(op, Conv):
+    if not isinstance(op, Conv | MaxPool | AvgPool) or len(op.stride) != len(node.shape) - 1:
+        return None
+    if isinstance(op, Conv | MaxPool):
         return op
-    if (
-        isinstance(op, AvgPool)
-        and not op.ceil_mode
-        and (op.count_include_pad or not any(op.padding))
-    ):
+    if not op.ceil_mode and (op.count_include_pad or not any(op.padding)):
         channels, ones = node.shape[0], (1,) * len(op.kernel)
         weight = like.new_full((channels, 1, *op.kernel), 1 / math.prod(op.kernel))
         return Conv(weight, None, op.stride, op.padding, ones, channels)
@@ -121,10 +123,10 @@ def receptive_fields(graph: Graph, index: int) -> dict[int, Window] | None:
     for node in reversed(graph.nodes[1 : index + 1]):
         if node.index not in fields:
             continue
-        conv = as_convolution(node, torch.empty(()))
+        op = sliding(node, torch.empty(()))
         before = fields[node.index]
-        if conv is not None and dims:
-            before = before.before(conv)
+        if op is not None:
+            before = before.before(op)
         elif not dims or not _pointwise(node, graph):
             return None
         for i in node.inputs:

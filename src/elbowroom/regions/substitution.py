@@ -11,13 +11,12 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import ChannelAffine, Conv, Linear, Reshape
 from elbowroom.regions.envelopes import Envelope
-from elbowroom.regions.transposed_convolution import transposed_convolution
+from elbowroom.regions.transposed_convolution import transposed_convolution, without_padding
 from elbowroom.results import Cost
 
 
@@ -83,11 +82,7 @@ class Substitution:
         if isinstance(op, ChannelAffine):
             return [u * op.scale]
         if isinstance(op, Conv):
-            full = transposed_convolution(u, op)
-            # Without the padding, and with input pixels behind the last window.
-            sizes = zip(shape[1:], full.shape[2:], op.padding, strict=True)
-            pads = [n for size, m, p in sizes for n in (size - m + p, -p)]
-            return [F.pad(full, pads[::-1])]
+            return [without_padding(transposed_convolution(u, op), op.padding, shape[1:])]
         with torch.enable_grad():
             zeros = [zero.requires_grad_() for zero in self._zeros(node, len(u))]
             product = torch.autograd.grad(

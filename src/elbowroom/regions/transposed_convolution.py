@@ -1,15 +1,17 @@
-"""Transposed convolutions: what a convolution's outputs owe to each of its inputs."""
+"""Transposed convolutions and pooling: what outputs owe to each of their inputs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from elbowroom.graph.evaluate import CONV
-from elbowroom.graph.ops import Conv
+from elbowroom.graph.ops import Conv, MaxPool
 
 CONV_TRANSPOSE = {1: F.conv_transpose1d, 2: F.conv_transpose2d}
 # Whose float32 convolutions are direct sums; without it PyTorch may take NNPACK's transforms.
@@ -27,6 +29,33 @@ def transposed_convolution(u: Tensor, op: Conv) -> Tensor:
         return _polyphase(u, op)
     apply = CONV_TRANSPOSE[len(op.stride)]
     return apply(u, op.weight, None, op.stride, 0, 0, op.groups, op.dilation)
+
+
+def transposed_pooling(parts: Sequence[Tensor], op: MaxPool) -> Tensor:
+    """From what the k members of all windows get, `(..., *size)` for each member, to their sums
+    `(..., *full)`, padding included as in `transposed_convolution`.
+    """
+    dims = len(op.kernel)
+    lead, size = parts[0].shape[:-dims], parts[0].shape[-dims:]
+    steps = list(zip(size, op.stride, op.dilation, strict=True))
+    last = (k - 1 for k in op.kernel)
+    full = parts[0].new_zeros(
+        *lead, *((n - 1) * s + m * d + 1 for m, (n, s, d) in zip(last, steps, strict=True))
+    )
+    for member, part in zip(product(*map(range, op.kernel)), parts, strict=True):
+        places = zip(member, steps, strict=True)
+        at = [slice(m * d, m * d + (n - 1) * s + 1, s) for m, (n, s, d) in places]
+        full[tuple([slice(None)] * len(lead) + at)] += part
+    return full
+
+
+def without_padding(full: Tensor, padding: Sequence[int], size: Sequence[int]) -> Tensor:
+    """`(..., *full)` less the padding before it, and as long as `size`: inputs behind the last
+    window get zero.
+    """
+    lengths = zip(size, full.shape[-len(size) :], padding, strict=True)
+    pads = [n for length, m, p in lengths for n in (length - m + p, -p)]
+    return F.pad(full, pads[::-1])
 
 
 def _polyphase(u: Tensor, op: Conv) -> Tensor:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from elbowroom.graph import evaluate
 from elbowroom.graph.graph import Graph, Node
@@ -28,16 +31,13 @@ class UnitEnvelope(Envelope):
         intercept = torch.where(up, self.below[1][:, None], self.above[1][:, None])
         return u * slope, (u * intercept).flatten(2).sum(dim=2, dtype=torch.float64)
 
-    def to(self, dtype: torch.dtype) -> UnitEnvelope:
-        below, above = (
-            (slope.to(dtype), rest.to(dtype)) for slope, rest in (self.below, self.above)
-        )
-        return UnitEnvelope(below, above)
+    @property
+    def numbers(self) -> tuple[Tensor, ...]:
+        return (*self.below, *self.above)
 
-    def take(self, samples: slice) -> UnitEnvelope:
-        """The lines of some samples."""
-        below, above = ((slope[samples], rest[samples]) for slope, rest in (self.below, self.above))
-        return UnitEnvelope(below, above)
+    def of(self, numbers: Sequence[Tensor]) -> UnitEnvelope:
+        below, below_rest, above, above_rest = numbers
+        return UnitEnvelope((below, below_rest), (above, above_rest))
 
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         below = output - (self.below[0] * z + self.below[1])
@@ -57,6 +57,12 @@ class Elementwise(Kind):
 
     def transposed(self, u: Tensor) -> Tensor:
         return u.view(*u.shape[:2], *self.source.shape)
+
+    def in_windows(self, owner: Tensor, entry: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        channels, *places = self.source.shape
+        count = math.prod(places)
+        u = one_hot(entry // count, channels).to(like)
+        return entry % count, u.view(len(u), channels, *[1] * len(places))
 
     def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         return low.flatten(1), high.flatten(1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,37 +14,52 @@ from elbowroom.graph.graph import Graph, Node
 from elbowroom.graph.ops import MaxPool
 from elbowroom.regions.blocks import pooling_windows
 from elbowroom.regions.envelopes import Envelope, Kind
+from elbowroom.regions.transposed_convolution import transposed_pooling, without_padding
 
 
 @dataclass(frozen=True, eq=False)
 class WindowEnvelope(Envelope):
     """Weighted sums of the members below and above.
 
-    below, above: weights `(B, channels.., windows, k)`; added: a constant to the sum above.
+    below, above: the weights of each of the k members, `(B, *shape)`, zero for those in the
+                  padding.
+    added:        a constant to the sum above, `(B, *shape)`.
     """
 
     kind: Windows
-    below: Tensor
-    above: Tensor
+    below: tuple[Tensor, ...]
+    above: tuple[Tensor, ...]
     added: Tensor
 
-    def pull(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        u = u.flatten(-self.kind.spatial)
-        up, down = u.clamp(min=0), u.clamp(max=0)
-        parts = up[..., None] * self.below[:, None] + down[..., None] * self.above[:, None]
-        return self.kind.spread(parts), (
-            (down * self.added[:, None]).flatten(2).sum(dim=2, dtype=torch.float64)
-        )
+    @property
+    def numbers(self) -> tuple[Tensor, ...]:
+        return (*self.below, *self.above, self.added)
 
-    def to(self, dtype: torch.dtype) -> WindowEnvelope:
-        parts = (part.to(dtype) for part in (self.below, self.above, self.added))
-        return WindowEnvelope(self.kind, *parts)
+    def of(self, numbers: Sequence[Tensor]) -> WindowEnvelope:
+        *weights, added = numbers
+        members = len(self.below)
+        return WindowEnvelope(self.kind, tuple(weights[:members]), tuple(weights[members:]), added)
+
+    def pull(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        full, constant = self.pull_windows(u)
+        return self.kind.inside_of(full), constant
+
+    def pull_windows(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        up, down = u > 0, u.clamp(max=0)
+        parts = [
+            u * torch.where(up, below[:, None], above[:, None])
+            for below, above in zip(self.below, self.above, strict=True)
+        ]
+        constant = (down * self.added[:, None]).flatten(2).sum(dim=2, dtype=torch.float64)
+        return transposed_pooling(parts, self.kind.op), constant
 
     def slack(self, z: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        members = self.kind.gather(z, 0.0)
-        below = output - (self.below * members).sum(dim=-1).view_as(output)
-        above = ((self.above * members).sum(dim=-1) + self.added).view_as(output) - output
-        return below.clamp(min=0), above.clamp(min=0)
+        members = self.kind.split(self.kind.gather(z, 0.0))
+        least, most = (
+            sum(w * m for w, m in zip(weights, members, strict=True))
+            for weights in (self.below, self.above)
+        )
+        return (output - least).clamp(min=0), (most + self.added - output).clamp(min=0)
 
 
 class Windows(Kind):
@@ -57,10 +72,10 @@ class Windows(Kind):
 
     def __init__(self, graph: Graph, node: Node, x: Tensor) -> None:
         super().__init__(graph, node)
-        op = cast(MaxPool, node.op)
-        self.spatial = len(op.kernel)
+        self.op = cast(MaxPool, node.op)
+        self.spatial = len(self.op.kernel)
         members, inside = pooling_windows(
-            op, self.source.shape[-self.spatial :], node.shape[-self.spatial :]
+            self.op, self.source.shape[-self.spatial :], node.shape[-self.spatial :]
         )
         self.members, self.inside = members.to(x.device), inside.to(x.device)
         winners = self.gather(x, -torch.inf).argmax(dim=-1)
@@ -73,14 +88,14 @@ class Windows(Kind):
         members = z[..., self.members.flatten()].view(*z.shape[:-1], *self.members.shape)
         return members.masked_fill(~self.inside, outside)
 
-    def spread(self, parts: Tensor) -> Tensor:
-        """The transpose of `gather`, for `(B, R, channels.., windows, k)`."""
-        flat = parts.masked_fill(~self.inside, 0.0).flatten(-2)
-        lead = self.source.shape[: -self.spatial]
-        size = math.prod(self.source.shape[-self.spatial :])
-        out = parts.new_zeros(*parts.shape[:2], *lead, size)
-        out.index_add_(-1, self.members.flatten(), flat)
-        return out.view(*parts.shape[:2], *self.source.shape)
+    def split(self, numbers: Tensor) -> tuple[Tensor, ...]:
+        """From numbers `(..., channels.., windows, k)` those of each member, `(..., *shape)`."""
+        places = self.node.shape[-self.spatial :]
+        return tuple(part.view(*part.shape[:-1], *places) for part in numbers.unbind(-1))
+
+    def inside_of(self, full: Tensor) -> Tensor:
+        """`(B, R, *source)` of sums `(B, R, channels.., *full)` with the padding."""
+        return without_padding(full, self.op.padding, self.source.shape[-self.spatial :])
 
     def _windows(self, flat: Tensor) -> Tensor:
         """Bounds `(B, entries)` as `(B, channels.., windows, k)`."""
@@ -93,7 +108,19 @@ class Windows(Kind):
 
     def transposed(self, u: Tensor) -> Tensor:
         u = u.view(*u.shape[:2], *self.reference.shape[1:])
-        return self.spread(u - self.reference[:, None] * u.sum(dim=-1, keepdim=True))
+        parts = self.split(u - self.reference[:, None] * u.sum(dim=-1, keepdim=True))
+        return self.inside_of(transposed_pooling(parts, self.op))
+
+    def in_windows(self, owner: Tensor, entry: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        channels, windows, size = self.reference.shape[1:]
+        channel, window, member = torch.unravel_index(entry, (channels, windows, size))
+        own = one_hot(member, size).bool() & self.inside[window]
+        # One reference can be that of all samples.
+        reference = self.reference[owner % len(self.reference), channel, window]
+        difference = own.to(like) - reference.to(like)
+        u = one_hot(channel, channels)[:, :, None] * difference[:, None]
+        parts = u.view(len(u), channels, *[1] * self.spatial, size).unbind(-1)
+        return window, transposed_pooling(parts, self.op)
 
     def entries_within(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         lows, highs = self.gather(low, 0.0), self.gather(high, 0.0)
@@ -130,12 +157,9 @@ class Windows(Kind):
         piece = pieces.view_as(winner)
         decided = piece >= 0
         below = one_hot(torch.where(decided, piece, winner), lows.shape[-1]).to(lows)
-        return WindowEnvelope(
-            self,
-            below,
-            torch.where(decided[..., None], below, above),
-            torch.where(decided, 0.0, added),
-        )
+        above = torch.where(decided[..., None], below, above)
+        added = torch.where(decided, 0.0, added).view_as(pieces)
+        return WindowEnvelope(self, self.split(below), self.split(above), added)
 
     def as_pattern(self, pieces: Tensor) -> Tensor:
         flat = pieces.flatten(-self.spatial)[..., None]
