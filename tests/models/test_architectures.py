@@ -66,6 +66,13 @@ EXPECTED = {
         conv(1, 16, 4) + conv(16, 32, 4) + conv(32, 64, 4) + 2 * 112 + dense(64 * 9, 100, 10),
         16 * 14 * 14 + 32 * 7 * 7 + 64 * 3 * 3 + 100,
     ),
+    "fonts-mlp": (MNIST, 10, dense(784, 128, 128, 128, 128, 10) + 4 * 2 * 128, 4 * 128),
+    "fonts-vgg": (
+        MNIST,
+        10,
+        conv(1, 64, 3) + conv(64, 128, 3) + dense(128 * 7 * 7, 1024, 1024, 10),
+        64 * 28 * 28 + 128 * 14 * 14 + 2 * 1024,
+    ),
     "fab-cifar": (CIFAR, 10, FAB + dense(384 * 4 * 4, 1200, 10), 375_984),
     "cifar-nin": (
         CIFAR,
@@ -187,6 +194,7 @@ def test_fonts_cnn_has_batch_norm_after_relu_and_he_weights():
         ("mlp", {"activation": "step"}, "unknown activation 'step'; choose relu, leaky-relu"),
         ("gts-cnn", {"size": 30}, "multiple of 4"),
         ("fonts-cnn", {"size": 7}, "at least 8"),
+        ("fonts-vgg", {"size": 3}, "at least 4"),
         ("fonts-cnn", {"classses": 7}, "its options: channels, size, classes, hidden"),
         ("fonts-cn", {}, "did you mean fonts-cnn"),
         ("zzz", {}, r"unknown model 'zzz'; known models: mlp, lenet5, .*package\.module:callable"),

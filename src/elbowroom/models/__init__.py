@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from elbowroom.imports import call, resolve
-from elbowroom.models.convolutional import cifar_nin, fab_cifar, fonts_cnn, gts_cnn
-from elbowroom.models.mlp import mlp, raghunathan_mnist
+from elbowroom.models.convolutional import cifar_nin, fab_cifar, fonts_cnn, fonts_vgg, gts_cnn
+from elbowroom.models.mlp import fonts_mlp, mlp, raghunathan_mnist
 from elbowroom.models.mnist import (
     lenet5,
     lenet5_lrn1,
@@ -48,6 +48,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "raghunathan-mnist": raghunathan_mnist,
     "gts-cnn": gts_cnn,
     "fonts-cnn": fonts_cnn,
+    "fonts-mlp": fonts_mlp,
+    "fonts-vgg": fonts_vgg,
     "fab-cifar": fab_cifar,
     "cifar-nin": cifar_nin,
     "resnet13": resnet13,

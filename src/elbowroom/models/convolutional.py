@@ -45,6 +45,32 @@ def fonts_cnn(
     return he_normal(nn.Sequential(layers))
 
 
+def fonts_vgg(
+    *, channels: int = 1, size: int = 28, classes: int = 10, hidden: int = 1024
+) -> nn.Sequential:
+    """VGG of the Manifold paper (supplement F): inputs `(N, 1, 28, 28)`.
+
+    The first two stages of model A (Simonyan and Zisserman 2014), each a 3x3 convolution (64 and
+    128 filters), ReLU and max pooling, and three dense layers of which two have 1,024 units; no
+    dropout.
+    """
+    if size < 4:
+        raise ValueError(f"size must be at least 4, as two poolings halve it, got {size}")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i, filters in enumerate((64, 128), start=1):
+        layers[f"conv{i}"] = nn.Conv2d(channels, filters, 3, padding=1)
+        layers[f"relu{i}"] = nn.ReLU()
+        layers[f"pool{i}"] = nn.MaxPool2d(2)
+        channels, size = filters, size // 2
+    layers["flatten"] = nn.Flatten()
+    layers["fc1"] = nn.Linear(channels * size**2, hidden)
+    layers["relu3"] = nn.ReLU()
+    layers["fc2"] = nn.Linear(hidden, hidden)
+    layers["relu4"] = nn.ReLU()
+    layers["fc3"] = nn.Linear(hidden, classes)
+    return he_normal(nn.Sequential(layers))
+
+
 def fab_cifar(*, classes: int = 10) -> nn.Sequential:
     """The 8-convolution network of Croce and Hein for CIFAR-10: inputs `(N, 3, 32, 32)`.
 

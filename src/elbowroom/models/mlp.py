@@ -7,6 +7,8 @@ from itertools import pairwise
 
 from torch import nn
 
+from elbowroom.models.initialise import he_normal
+
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky-relu": nn.LeakyReLU,
@@ -37,6 +39,20 @@ def mlp(*, sizes: Sequence[int] = (784, 100, 10), activation: str = "relu") -> n
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
+
+
+def fonts_mlp(
+    *, features: int = 784, classes: int = 10, width: int = 128, depth: int = 4
+) -> nn.Sequential:
+    """The multilayer perceptron of the Manifold paper (supplement F): 784-128-128-128-128-10.
+
+    Every hidden layer is followed by ReLU and then batch norm.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for _ in range(depth):
+        layers += [nn.Linear(features, width), nn.ReLU(), nn.BatchNorm1d(width)]
+        features = width
+    return he_normal(nn.Sequential(*layers, nn.Linear(features, classes)))
 
 
 def raghunathan_mnist() -> nn.Sequential:
