@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
 from scipy import stats
 from typer.testing import CliRunner
 
@@ -20,7 +21,8 @@ from elbowroom.papers.manifold import (
     rank_correlations,
     sweep,
 )
-from elbowroom.papers.manifold_sweep_pages import sweep_page
+from elbowroom.papers.manifold_charts import sweep_page
+from elbowroom.papers.manifold_distance import rank_test
 from elbowroom.papers.page import About
 
 TINY = Sweep(
@@ -117,3 +119,30 @@ def test_the_command(tmp_path):
     assert [one["images"] for one in values["networks"]] == [20, 30]
     assert values["correlations"]["normal"] == [None, None]
     assert "on-manifold success" in page.read_text(encoding="utf-8")
+
+
+def test_regular_examples_leave_the_manifold_at_right_angles(tmp_path):
+    page = tmp_path / "figure.html"
+    arguments = [
+        "experiment", "manifold-figure-3", "--json", "--out", page, "--set", "samples=12",
+        "--set", "train=300", "--set", "neighbours=8",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    values = json.loads(done.stdout)
+    assert 0.9 < values["median_ratio"] <= 1
+    assert values["counts"]["test images"] <= 12
+    assert values["counts"]["regular"] > 0
+    assert 0 < values["median_cosine"] < 1
+    text = page.read_text(encoding="utf-8")
+    assert "Distance to the true manifold" in text
+    assert "right angles" in text
+
+
+def test_the_rank_test():
+    low, high = torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.5, 4.0, 5.0, 6.0])
+    found = rank_test(low, high)
+    pairs = [(a < b) for a in low.tolist() for b in high.tolist()]
+    assert found.probability == pytest.approx(sum(pairs) / len(pairs))
+    assert found.p < 0.1 < 0.9 < rank_test(high, low).p
+    assert rank_test(low[:0], high) is None

@@ -54,8 +54,9 @@ def experiment(
     (bounds-table-5.1), LeNet-5 with response normalisation (bounds-table-5.3), kernels scaled down
     (bounds-figure-5.12), layers (bounds-figure-5.13). For a network of yours, see figure.
 
-    Of the Manifold paper: robustness on and off the manifold of FONTS over the number of training
-    images (manifold-figure-5, with Fig. 6); small takes about a quarter of an hour, paper days.
+    Of the Manifold paper: whether examples leave the manifold (manifold-figure-3), robustness on
+    and off that of FONTS over the number of training images (manifold-figure-5, with Fig. 6);
+    small takes about a quarter of an hour, paper days.
 
     Networks that are trained need the extra \\[train]. They are kept in --runs: the first run of
     chapter 5 takes about ten minutes for each of them, and an interrupted training goes on.
@@ -79,7 +80,7 @@ def experiment(
     bounds = _bounds(bound)
     facts = [
         ("command", shlex.join(["elbowroom", *sys.argv[1:]])),
-        ("bounds", ", ".join(bounds)),
+        *([("bounds", ", ".join(bounds))] if name.startswith("bounds-") else []),
         ("options", ", ".join(f"{key} = {value}" for key, value in options.items())),
         ("seed", str(seed)),
         ("elbowroom", __version__),

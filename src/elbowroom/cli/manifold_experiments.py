@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
+from torch import Tensor
+
+from elbowroom import data, models
+from elbowroom.attacks import PGD
+from elbowroom.classifier import Classifier
 from elbowroom.cli.bounds_experiments import Job, Made, Options, Size
+from elbowroom.manifold import LatentPGD, Neighbours
+from elbowroom.manifold.registry import decoder
+from elbowroom.norms import Linf
 from elbowroom.papers.manifold import Sweep, rank_correlations, sweep
-from elbowroom.papers.manifold_sweep_pages import sweep_page
+from elbowroom.papers.manifold_charts import (
+    distance_sentences,
+    distances_page,
+    sweep_page,
+)
+from elbowroom.papers.manifold_distance import distances, rank_test
 from elbowroom.report.figures import number, percent
 
 
@@ -37,6 +51,40 @@ def _figure_5(job: Job) -> Made:
     return page, {"networks": [asdict(one) for one in found], "correlations": told}, lines
 
 
+def _figure_3(job: Job) -> Made:
+    options = job.options
+    test = data.load(options["data"], "test", options["samples"])
+    train = data.load(options["data"], "train", options["train"])
+    clf = Classifier(models.load(options["model"]), bounds=test.bounds, name=str(options["model"]))
+    truth = decoder(options["truth"], "test") if options["truth"] else None
+    along = decoder(options["decoder"], "test")
+    found = distances(
+        clf,
+        test.x,
+        test.y,
+        regular=PGD.published_manifold(Linf, seed=job.seed),
+        along=LatentPGD(seed=job.seed),
+        decoder=along,
+        near=Neighbours(train.x, options["neighbours"]),
+        truth=truth,
+    )
+    page = distances_page(found, job.about(clf.name, test.name))
+    said = distance_sentences(found)
+    test_of = rank_test(found.planes["on-manifold"], found.planes["regular"])
+    values: dict[str, Any] = {
+        "planes": {name: _median(each) for name, each in found.planes.items()},
+        "counts": {name: len(each) for name, each in found.planes.items()},
+        "median_ratio": None if found.ratio is None else _median(found.ratio),
+        "rank_test": None if test_of is None else asdict(test_of),
+        "median_cosine": None if found.cosine is None else _median(found.cosine[0]),
+    }
+    return page, values, [("", sentence) for sentence in said]
+
+
+def _median(values: Tensor) -> float | None:
+    return float(values.double().quantile(0.5)) if len(values) else None
+
+
 _SMALL = {
     "trainings": ["normal", "adversarial", "on-manifold", "random transformations"],
     "images": [250, 1000, 2500], "seeds": 1, "model": "fonts-cnn", "data": "fonts",
@@ -45,6 +93,29 @@ _SMALL = {
 
 #: Experiment -> how it is made, and its options at both sizes.
 EXPERIMENTS: dict[str, tuple[Callable[[Job], Made], dict[Size, Options]]] = {
+    "manifold-figure-3": (
+        _figure_3,
+        {
+            "small": {
+                "model": "fonts-plain",
+                "data": "fonts",
+                "samples": 200,
+                "train": 10_000,
+                "neighbours": 50,
+                "decoder": "fonts",
+                "truth": "fonts",
+            },
+            "paper": {
+                "model": "fonts-plain",
+                "data": "fonts",
+                "samples": 5000,
+                "train": 60_000,
+                "neighbours": 50,
+                "decoder": "fonts",
+                "truth": "fonts",
+            },
+        },
+    ),
     "manifold-figure-5": (
         _figure_5,
         {
