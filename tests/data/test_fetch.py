@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import threading
+import urllib.request
 import zipfile
 
 import pytest
@@ -144,3 +145,33 @@ def test_progress_goes_to_the_callback(url):
     assert received == sorted(received)
     assert len(received) > 2
     assert received[-1] == len(CONTENT)
+
+
+def test_a_published_checksum(url, server, tmp_path, monkeypatch):
+    md5 = hashlib.md5(gzip.compress(CONTENT, mtime=0), usedforsecurity=False).hexdigest()
+    monkeypatch.setenv("ELBOWROOM_DATA", str(tmp_path / "mirror"))
+    (tmp_path / "mirror/set").mkdir(parents=True)
+    (tmp_path / "mirror/set/good.gz").write_bytes(gzip.compress(CONTENT, mtime=0))
+    assert RemoteFile("set/good.gz", None, f"{url}/good.gz", md5=md5).read() == CONTENT
+    with pytest.raises(ValueError, match=r"good.gz is not the published file: its MD5 is"):
+        RemoteFile("set/good.gz", None, f"{url}/good.gz", md5="0" * 32).read()
+    with pytest.raises(ValueError, match=r"good.bin is not the published file"):
+        RemoteFile("set/good.bin", None, f"{url}/good.bin", md5="0" * 32).read()
+    assert not list((tmp_path / "cache").rglob("*.*"))
+
+
+def test_an_archive_is_fetched_once_for_all_members(url, server, tmp_path):
+    archive = urllib.request.urlopen(f"{url}/set.zip").read()
+    md5 = hashlib.md5(archive, usedforsecurity=False).hexdigest()
+    server.requests.clear()
+    for name in ("good.data", "good.gz"):
+        file = RemoteFile(f"set/{name}", None, f"{url}/set.zip", md5=md5)
+        if name == "good.gz":
+            with pytest.raises(ValueError, match="not a zip archive with the file"):
+                file.read()
+        else:
+            assert file.read() == CONTENT
+    assert server.requests == ["/set.zip"]
+    assert (tmp_path / "cache/set/set.zip").read_bytes() == archive
+    with pytest.raises(ValueError, match="not the published file"):
+        RemoteFile("other/good.data", None, f"{url}/set.zip", md5="0" * 32).read()

@@ -2,14 +2,17 @@
 
 import gzip
 import hashlib
+import os
 import struct
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from elbowroom.data import load
 from elbowroom.data.fetch import RemoteFile
-from elbowroom.data.mnist import MNIST, IdxFiles, read_idx
+from elbowroom.data.mnist import EMNIST_DIGITS, FASHION_MNIST, MNIST, IdxFiles, read_idx
 
 
 def idx(values):
@@ -86,3 +89,39 @@ def test_mnist(split, real_data):
 def test_mnist_first_samples(real_data):
     # The first test digits, as any picture of MNIST shows them.
     assert load("mnist", "test", 10).y.tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+
+
+def test_images_that_lie_on_their_side(tiny):
+    data = replace(tiny, transposed=True).load("test")
+    assert torch.equal(data.x[:, 0], IMAGES.transpose(1, 2) / 255)
+
+
+@pytest.mark.parametrize("data", [FASHION_MNIST, EMNIST_DIGITS], ids=lambda data: data.name)
+def test_files_of_the_other_sets(data, monkeypatch, tmp_path):
+    """The true format in a mirror; what is not there is named with its source."""
+    monkeypatch.setenv("ELBOWROOM_DATA", str(tmp_path))
+    monkeypatch.setenv("ELBOWROOM_CACHE", str(tmp_path / "cache"))
+    images, labels = data.files["test"]
+    for file, values in ((images, IMAGES), (labels, LABELS)):
+        (tmp_path / file.path).parent.mkdir(exist_ok=True)
+        (tmp_path / file.path).write_bytes(gzip.compress(idx(values), mtime=0))
+    if data is FASHION_MNIST:  # each file has its own checksum
+        with pytest.raises(ValueError, match="is not the published file"):
+            data.load("test")
+        return
+    found = data.load("test")
+    assert found.x.shape == (3, 1, 5, 4)
+    assert found.classes[2] == "2"
+    assert len({file.url for pair in data.files.values() for file in pair}) == 1
+
+
+def test_labels_of_fashion_mnist_where_they_are(real_data):
+    """The sprite's labels are those of the published files."""
+    folder = Path(os.environ["ELBOWROOM_DATA"]) / "fashion-mnist-sprite"
+    if not folder.exists():
+        pytest.skip("no labels of Fashion-MNIST here")
+    for split, count in (("train", 6000), ("test", 1000)):
+        file = FASHION_MNIST.files[split][1]
+        raw = (folder / Path(file.path).name).read_bytes()
+        assert hashlib.md5(raw, usedforsecurity=False).hexdigest() == file.md5
+        assert read_idx(gzip.decompress(raw)).bincount().tolist() == [count] * 10

@@ -9,7 +9,7 @@ from pathlib import Path
 from elbowroom.data import cifar10_jpeg, digits, fonts, own, tabular, two_moons
 from elbowroom.data.dataset import Dataset
 from elbowroom.data.fetch import report_progress
-from elbowroom.data.mnist import MNIST
+from elbowroom.data.mnist import EMNIST_DIGITS, FASHION_MNIST, MNIST
 from elbowroom.imports import is_reference
 
 __all__ = ["DATASETS", "GENERATED", "Dataset", "load", "report_progress"]
@@ -17,6 +17,8 @@ __all__ = ["DATASETS", "GENERATED", "Dataset", "load", "report_progress"]
 DATASETS: dict[str, Callable[[str], Dataset]] = {
     "fonts": fonts.generate,
     "mnist": MNIST.load,
+    "fashion-mnist": FASHION_MNIST.load,
+    "emnist-digits": EMNIST_DIGITS.load,
     "cifar10-jpeg75": cifar10_jpeg.load,
     "digits": digits.load,
     "iris": tabular.iris,

@@ -43,16 +43,19 @@ class RemoteFile:
     """A file of a data set.
 
     path:   where it lies below the mirror or the cache, `folder/name`; a `.gz` is unpacked.
-    sha256: of the uncompressed content.
+    sha256: of the uncompressed content; None where it is not known.
     url:    the official source; None if there is none. From a `.zip` the member with the name
             of the file is taken.
     note:   for the error message: what the file is and how to come by it.
+    md5:    of what lies at `url`, where only that is published. A `.zip` with it is kept in the
+            cache for its other members.
     """
 
     path: str
-    sha256: str
+    sha256: str | None
     url: str | None = None
     note: str = ""
+    md5: str | None = None
 
     def read(self) -> bytes:
         """The uncompressed content, downloaded into the cache if it is nowhere yet.
@@ -63,7 +66,10 @@ class RemoteFile:
         for folder in _folders():
             place = folder / self.path
             if place.is_file():
-                return self._content(place.read_bytes(), str(place))
+                raw = place.read_bytes()
+                if not self._zipped:
+                    self._check_published(raw, str(place))
+                return self._content(raw, str(place))
         if self.url is None:
             raise self._missing("it has no official source to download from")
         return self._download(self.url)
@@ -74,15 +80,39 @@ class RemoteFile:
         except (OSError, EOFError) as error:
             raise ValueError(f"{origin} is not a complete gzip file: {error}") from error
         found = hashlib.sha256(content).hexdigest()
-        if found != self.sha256:
+        if self.sha256 is not None and found != self.sha256:
             raise ValueError(
                 f"{origin} is not the expected file: SHA-256 of its content is {found}, "
                 f"expected {self.sha256}"
             )
         return content
 
+    @property
+    def _zipped(self) -> bool:
+        return self.url is not None and self.url.endswith(".zip")
+
+    def _check_published(self, raw: bytes, origin: str) -> None:
+        found = hashlib.md5(raw, usedforsecurity=False).hexdigest()
+        if self.md5 is not None and found != self.md5:
+            raise ValueError(
+                f"{origin} is not the published file: its MD5 is {found}, expected {self.md5}"
+            )
+
     def _download(self, url: str) -> bytes:
         place = cache_folder() / self.path
+        data = self._published(url, place)
+        if self._zipped:
+            data = _member(data, place.name, url)
+        content = self._content(data, url)
+        write_atomically(place, data)
+        return content
+
+    def _published(self, url: str, place: Path) -> bytes:
+        """What lies at the official source, checked as far as it can be."""
+        archive = place.parent / url.rpartition("/")[2]
+        kept = self._zipped and self.md5 is not None
+        if kept and archive.is_file():
+            return archive.read_bytes()
         progress = _progress.get()
         bar = _Bar(place.name, progress) if progress else False
         raw = io.BytesIO()
@@ -93,11 +123,10 @@ class RemoteFile:
             reason = type(error).__name__ if response is None else f"HTTP {response.status_code}"
             raise self._missing(f"the download failed ({reason})") from error
         data = raw.getvalue()
-        if url.endswith(".zip"):
-            data = _member(data, place.name, url)
-        content = self._content(data, url)
-        write_atomically(place, data)
-        return content
+        self._check_published(data, url)
+        if kept:
+            write_atomically(archive, data)
+        return data
 
     def _missing(self, why: str) -> FileNotFoundError:
         places = " or ".join(str(folder / self.path) for folder in _folders())
