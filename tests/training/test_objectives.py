@@ -41,7 +41,7 @@ def test_the_attack_is_the_worst_point_of_the_ball(linear, norm, dual):
     # On a linear classifier the margin falls by eps times the dual norm of w_y - w_other.
     model, x, y = linear
     objective = training.Adversarial(norm=norm, eps=0.3, steps=40, step_size=0.1)
-    attacked = objective.attack(model, x, y, WIDE, generator())
+    attacked = objective.perturbed(model, x, y, WIDE, generator())
     fall = 0.3 * torch.linalg.vector_norm(model.weight[0] - model.weight[1], ord=dual).item()
     found = margins(model, x, y) - margins(model, attacked, y)
     assert found.numpy() == pytest.approx(fall, rel=1e-4)
@@ -52,7 +52,7 @@ def test_the_attack_stays_inside_the_bounds(linear):
     model, x, y = linear
     x = x.clamp(-0.5, 0.5)
     for bounds in [(-0.5, 0.5), (torch.full((6,), -0.5), torch.full((6,), 0.5))]:
-        attacked = training.Adversarial(eps=0.3).attack(model, x, y, bounds, generator())
+        attacked = training.Adversarial(eps=0.3).perturbed(model, x, y, bounds, generator())
         assert attacked.abs().max().item() == 0.5
 
 
@@ -83,7 +83,7 @@ def test_the_model_keeps_its_mode_and_its_parameters_trainable():
     x, y = torch.rand(20, 6), torch.arange(20) % 2
     mean = model[1].running_mean.clone()
     objective = training.Adversarial(eps=0.3)
-    objective.attack(model, x, y, (0.0, 1.0), generator())
+    objective.perturbed(model, x, y, (0.0, 1.0), generator())
     assert model.training
     assert torch.equal(model[1].running_mean, mean)  # the attack left no trace in batch norm
     objective.loss(model, x, y, (0.0, 1.0), generator()).backward()

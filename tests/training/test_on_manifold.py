@@ -47,7 +47,7 @@ def test_the_worst_sample_of_the_manifold(linear, norm):
     objective = training.OnManifold(
         decoder="linear", norm=norm, eta=0.2, steps=300, learning_rate=0.01
     )
-    moved = objective.moved(model, x, y, WIDE, generator())
+    moved = objective.perturbed(model, x, y, WIDE, generator())
     row = (model.weight[0] - model.weight[1]) @ decoder.network.weight
     fall = 0.2 * norm.dual.length(row[None]).item()
     found = margins(model, x, y) - margins(model, moved, y)
@@ -61,7 +61,7 @@ def test_the_first_that_is_misclassified(linear):
     model, _, _, x, y = linear
     options = {"decoder": "linear", "eta": 3.0, "steps": 300, "learning_rate": 0.02}
     full, first = (
-        training.OnManifold(search=how, **options).moved(model, x, y, WIDE, generator())
+        training.OnManifold(search=how, **options).perturbed(model, x, y, WIDE, generator())
         for how in ("full", "first")
     )
     right = margins(model, x, y) > 0
@@ -73,7 +73,7 @@ def test_the_first_that_is_misclassified(linear):
 def test_random_codes_are_the_start(linear):
     model, decoder, z, x, y = linear
     objective = training.OnManifold(decoder="linear", eta=0.5, search="random")
-    moved = objective.moved(model, x, y, WIDE, generator(4))
+    moved = objective.perturbed(model, x, y, WIDE, generator(4))
     noise = uniform_in_distance(z, Linf, torch.full((20,), 0.5), generator(4))
     torch.testing.assert_close(moved, decoder.network(z + noise).detach(), rtol=1e-4, atol=1e-4)
     assert 0.4 < float(Linf.length(noise).max()) <= 0.5
@@ -103,8 +103,8 @@ def test_letters_stay_letters_within_reach():
     letters = data.load("fonts", "train", 16)
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
     objective = training.OnManifold(steps=5, learning_rate=0.05, eta=0.1)
-    moved = objective.moved(model, letters.x, letters.y, (0.0, 1.0), generator())
-    again = objective.moved(model, letters.x, letters.y, (0.0, 1.0), generator())
+    moved = objective.perturbed(model, letters.x, letters.y, (0.0, 1.0), generator())
+    again = objective.perturbed(model, letters.x, letters.y, (0.0, 1.0), generator())
     assert torch.equal(moved, again)
     decoder, codes = Fonts("train"), Fonts("train").codes(16)
     near = decoder.samples(codes.at(decoder.clamp(codes.z)))
@@ -126,7 +126,7 @@ def test_regular_perturbations_have_the_same_variants(how):
     torch.manual_seed(1)
     model, x, y = nn.Linear(6, 2), torch.randn(20, 6), torch.arange(20) % 2
     objective = training.Adversarial(eps=0.5, steps=20, search=how, rule="adam", step_size=0.05)
-    attacked = objective.attack(model, x, y, WIDE, generator())
+    attacked = objective.perturbed(model, x, y, WIDE, generator())
     assert float(Linf.length(attacked - x).max()) <= 0.5 * (1 + 1e-6)
     fallen = margins(model, x, y) - margins(model, attacked, y)
     slope = (model.weight[0] - model.weight[1]).abs().sum().item()

@@ -63,47 +63,20 @@ class Plain(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversarial(Objective):
-    """Cross-entropy on a batch of which a part is attacked first (Madry et al. 2018).
+class Perturbed(Objective):
+    """Cross-entropy on a batch of which a part is perturbed first.
 
-    The inner maximum is sought by projected gradient ascent on the loss, from a random start in
-    the ball. The network is in evaluation mode meanwhile, so that batch norm sees no statistics of
-    half-finished attacks.
-
-    norm:      Linf or L2.
-    eps:       radius of the ball, in the input's units.
-    steps:     of the ascent.
-    step_size: length of a step in `norm`; `2.5 eps / steps` by default, as Madry et al. advise.
-    rule:      of the steps, as in `PGD`; by default the norm's steepest direction. The Manifold
-               paper has "adam" with a step_size of 0.005, in 40 steps.
-    weight:    the part of the batch that is attacked: 1 for all of it, 0.5 for the "50/50" of
-               the Manifold paper (3.1).
-    search:    "full": all steps; "first": until the decision changes (the weak variant of its
-               suppl. H); "random": random perturbations (its baseline).
+    weight: the part of the batch: 1 for all of it, 0.5 for the "50/50" of the Manifold paper (3.1).
+    search: "full": all steps of the search for the worst perturbation; "first": until the decision
+            changes (the weak variant of its suppl. H); "random": random ones (its baseline).
     """
 
-    name = "adversarial"
-    norm: Norm = Linf
-    eps: float
-    steps: int = 10
-    step_size: float | None = None
-    rule: StepRule | None = None
     weight: float = 0.5
     search: Search = "full"
 
     def __post_init__(self) -> None:
-        if self.norm not in (L2, Linf):
-            raise ValueError(f"adversarial training works in L2 and Linf, not {self.norm}")
-        if not self.eps > 0 or self.steps < 1:
-            raise ValueError(
-                f"eps and steps must be positive, got eps={self.eps}, steps={self.steps}"
-            )
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"step_size must be positive, got {self.step_size}")
         if not 0 < self.weight <= 1:
             raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
-        if self.rule not in (None, *get_args(StepRule)):
-            raise ValueError(f"rule must be one of {get_args(StepRule)}, not {self.rule!r}")
         check_search(self.search)
 
     def loss(
@@ -116,10 +89,11 @@ class Adversarial(Objective):
     ) -> Tensor:
         # The batch is in random order, so its first samples are a random part.
         count = round(self.weight * len(x))
-        attacked = self.attack(model, x[:count], y[:count], bounds, generator)
-        return F.cross_entropy(model(torch.cat([attacked, x[count:]])), y)
+        perturbed = self.perturbed(model, x[:count], y[:count], bounds, generator)
+        return F.cross_entropy(model(torch.cat([perturbed, x[count:]])), y)
 
-    def attack(
+    @abstractmethod
+    def perturbed(
         self,
         model: nn.Module,
         x: Tensor,
@@ -127,7 +101,54 @@ class Adversarial(Objective):
         bounds: tuple[Bound, Bound],
         generator: Generator,
     ) -> Tensor:
-        """The attacked samples `(N, *shape)`: within `eps` of `x` and inside the bounds."""
+        """What is trained on in the place of `x` `(N, *shape)`; N can be 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Perturbed):
+    """Cross-entropy on a batch of which a part is attacked first (Madry et al. 2018).
+
+    The inner maximum is sought by projected gradient ascent on the loss, from a random start in
+    the ball. The network is in evaluation mode meanwhile, so that batch norm sees no statistics of
+    half-finished attacks.
+
+    norm:      Linf or L2.
+    eps:       radius of the ball, in the input's units.
+    steps:     of the ascent.
+    step_size: length of a step in `norm`; `2.5 eps / steps` by default, as Madry et al. advise.
+    rule:      of the steps, as in `PGD`; by default the norm's steepest direction. The Manifold
+               paper has "adam" with a step_size of 0.005, in 40 steps.
+    """
+
+    name = "adversarial"
+    norm: Norm = Linf
+    eps: float
+    steps: int = 10
+    step_size: float | None = None
+    rule: StepRule | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.norm not in (L2, Linf):
+            raise ValueError(f"adversarial training works in L2 and Linf, not {self.norm}")
+        if not self.eps > 0 or self.steps < 1:
+            raise ValueError(
+                f"eps and steps must be positive, got eps={self.eps}, steps={self.steps}"
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be positive, got {self.step_size}")
+        if self.rule not in (None, *get_args(StepRule)):
+            raise ValueError(f"rule must be one of {get_args(StepRule)}, not {self.rule!r}")
+
+    def perturbed(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        bounds: tuple[Bound, Bound],
+        generator: Generator,
+    ) -> Tensor:
+        """Samples `(N, *shape)` within `eps` of `x` and inside the bounds."""
         if len(x) == 0:
             return x
         clf = Classifier(model, bounds=bounds)

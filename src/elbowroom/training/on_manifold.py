@@ -14,15 +14,15 @@ from elbowroom.manifold.attacks import LatentClassifier
 from elbowroom.manifold.decoder import Decoder
 from elbowroom.manifold.registry import decoder
 from elbowroom.norms import L2, Linf, Norm
-from elbowroom.training.objectives import Adversarial, Objective
-from elbowroom.training.search import Search, check_search, search, uniform_in_distance
+from elbowroom.training.objectives import Adversarial, Objective, Perturbed
+from elbowroom.training.search import search, uniform_in_distance
 
 # One decoder for all objectives: that of FONTS knows the images that it has compared.
 _decoder = cache(decoder)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnManifold(Objective):
+class OnManifold(Perturbed):
     """Cross-entropy on a batch of which a part is moved along the manifold first (eq. 4 and 5).
 
     The latent codes (`enc(x)`: eq. 4 has a slip) are moved by Adam within a ball, from starts
@@ -33,9 +33,6 @@ class OnManifold(Objective):
     split:   of the training data, whose codes the decoder of FONTS knows.
     norm, eta: of the ball around the code.
     steps, learning_rate: of Adam.
-    weight:  the part of the batch that is moved.
-    search:  "full": all steps; "first": until the decision changes (the paper's weak variant);
-             "random": the random start alone (its baseline).
     """
 
     name = "on-manifold"
@@ -45,10 +42,9 @@ class OnManifold(Objective):
     eta: float = 0.3
     steps: int = 40
     learning_rate: float = 0.005
-    weight: float = 0.5
-    search: Search = "full"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm not in (L2, Linf):
             raise ValueError(f"on-manifold training works in L2 and Linf, not {self.norm}")
         if not self.eta > 0 or self.steps < 1 or not self.learning_rate > 0:
@@ -56,15 +52,12 @@ class OnManifold(Objective):
                 f"eta, steps and learning_rate must be positive, got eta={self.eta}, "
                 f"steps={self.steps}, learning_rate={self.learning_rate}"
             )
-        if not 0 < self.weight <= 1:
-            raise ValueError(f"weight must lie in (0, 1], got {self.weight}")
-        check_search(self.search)
         self.manifold()  # which says what is wrong with the name
 
     def manifold(self) -> Decoder:
         return _decoder(self.decoder, self.split)
 
-    def loss(
+    def perturbed(
         self,
         model: nn.Module,
         x: Tensor,
@@ -72,20 +65,7 @@ class OnManifold(Objective):
         bounds: tuple[Bound, Bound],
         generator: Generator,
     ) -> Tensor:
-        # The batch is in random order, so its first samples are a random part.
-        count = round(self.weight * len(x))
-        moved = self.moved(model, x[:count], y[:count], bounds, generator)
-        return F.cross_entropy(model(torch.cat([moved, x[count:]])), y)
-
-    def moved(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        bounds: tuple[Bound, Bound],
-        generator: Generator,
-    ) -> Tensor:
-        """The moved samples `(N, *shape)`: their codes within `eta` of those of `x`."""
+        """Samples `(N, *shape)` whose codes are within `eta` of those of `x`."""
         if len(x) == 0:
             return x
         manifold = self.manifold()
@@ -148,6 +128,6 @@ class Combined(Objective):
         generator: Generator,
     ) -> Tensor:
         half = len(x) // 2
-        attacked = self._regular().attack(model, x[:half], y[:half], bounds, generator)
-        moved = self._along().moved(model, x[half:], y[half:], bounds, generator)
+        attacked = self._regular().perturbed(model, x[:half], y[:half], bounds, generator)
+        moved = self._along().perturbed(model, x[half:], y[half:], bounds, generator)
         return F.cross_entropy(model(torch.cat([attacked, moved])), y)
