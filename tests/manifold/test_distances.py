@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from elbowroom import Classifier
-from elbowroom.data import fonts
 from elbowroom.manifold import Codes, Fonts, Generator, Neighbours, project, tangent_cosine
 from elbowroom.manifold.tangent import jacobian
 
@@ -113,7 +112,3 @@ def test_the_cosine_with_a_plane():
     (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(network(x), y), x)
     expected = (gradient @ basis).norm(dim=1) / gradient.norm(dim=1)
     torch.testing.assert_close(found, expected)
-
-
-def test_letters_are_of_fonts():
-    assert len(fonts.LETTERS) == int(Fonts().codes(50).context[:, 1].max()) + 1

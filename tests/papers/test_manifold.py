@@ -21,8 +21,8 @@ from elbowroom.papers.manifold import (
     rank_correlations,
     sweep,
 )
-from elbowroom.papers.manifold_charts import sweep_page
 from elbowroom.papers.manifold_distance import rank_test
+from elbowroom.papers.manifold_pages import sweep_page
 from elbowroom.papers.page import About
 
 TINY = Sweep(

@@ -219,6 +219,10 @@ def _aim(aims: list[Goal], rows: Tensor, run: Tensor) -> Goal:
 def uniform_in_distance(x: Tensor, norm: Norm, radius: Tensor, rng: SampleRng) -> Tensor:
     """Uniform in distance and direction: `u eps d/|d|` for normal d (Manifold paper, eq. 19)."""
     direction = rng.normal(x)
-    share = rng.uniform(radius)
-    length = norm.length(direction).to(x.dtype)
-    return per_sample(share * radius / length, x) * direction
+    return at_share(direction, rng.uniform(radius), norm, radius)
+
+
+def at_share(direction: Tensor, share: Tensor, norm: Norm, radius: Tensor) -> Tensor:
+    """`share` `(N,)` of the way to the sphere of `radius` `(N,)` along `direction`."""
+    length = norm.length(direction).to(direction.dtype)
+    return per_sample(share * radius / length, direction) * direction

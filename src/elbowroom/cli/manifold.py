@@ -39,7 +39,7 @@ from elbowroom.manifold.rates import Rate, rate
 from elbowroom.manifold.registry import DECODERS, decoder
 from elbowroom.manifold.vae_gan import CLASS_FOLDER
 from elbowroom.norms import L2, Linf, Norm
-from elbowroom.papers.manifold_pages import Moved, manifold_page, samples_page
+from elbowroom.papers.manifold_example_pages import Moved, manifold_page, samples_page
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.report.figures import number, percent
 from elbowroom.training.vae_gan import VaeGanReport, VaeGanTraining, train_vae_gan
@@ -235,10 +235,7 @@ def train(
       --out runs/vae-mnist
     """
     options = settings(set_)
-    known = [f.name for f in fields(VaeGanTraining)]
-    unknown = [name for name in options if name not in known]
-    if unknown:
-        raise ValueError(f"training has no option {unknown[0]!r}; it has {', '.join(known)}")
+    _check_names("training", VaeGanTraining, options)
     if "widths" in options:
         options["widths"] = tuple(options["widths"])
     plan = VaeGanTraining(**{**options, "seed": seed})
@@ -307,13 +304,15 @@ def _latent_attack(method: str, options: dict[str, Any], norm: str | None) -> La
     kind = LATENT_ATTACKS[method]
     if norm is not None:
         options["norm"] = Norm.parse(norm)
+    _check_names(f"the attack {method!r}", kind, options)
+    return kind(**options)
+
+
+def _check_names(what: str, kind: type, options: dict[str, Any]) -> None:
     known = [f.name for f in fields(kind)]
     unknown = [name for name in options if name not in known]
     if unknown:
-        raise ValueError(
-            f"the attack {method!r} has no option {unknown[0]!r}; it has {', '.join(known)}"
-        )
-    return kind(**options)
+        raise ValueError(f"{what} has no option {unknown[0]!r}; it has {', '.join(known)}")
 
 
 def _page(

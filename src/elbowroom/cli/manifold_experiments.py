@@ -16,12 +16,12 @@ from elbowroom.manifold import LatentPGD, Neighbours
 from elbowroom.manifold.registry import decoder
 from elbowroom.norms import Linf
 from elbowroom.papers.manifold import Sweep, rank_correlations, sweep
-from elbowroom.papers.manifold_charts import (
+from elbowroom.papers.manifold_distance import distances, rank_test
+from elbowroom.papers.manifold_pages import (
     distance_sentences,
     distances_page,
     sweep_page,
 )
-from elbowroom.papers.manifold_distance import distances, rank_test
 from elbowroom.report.figures import number, percent
 
 

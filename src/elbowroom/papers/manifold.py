@@ -25,7 +25,6 @@ from elbowroom.norms import Linf
 from elbowroom.papers.lra import Advance
 from elbowroom.training import (
     Adversarial,
-    EpochReport,
     Objective,
     OnManifold,
     Plain,
@@ -172,8 +171,7 @@ def _measured(
     plan: Sweep, training: str, images: int, seed: int, folder: Path, test: Dataset
 ) -> Trained:
     recipe = plan.recipe(training, images, seed)
-    quiet: Callable[[EpochReport], None] | None = None
-    model = recipe.run(folder, accelerator="cpu", progress=quiet).model
+    model = recipe.run(folder, accelerator="cpu").model
     clf = Classifier(model, bounds=test.bounds)
     with clf.session():
         decisions = torch.cat([clf.logits(x).argmax(dim=1) for x in torch.split(test.x, BATCH)])

@@ -54,6 +54,20 @@ class Checkpoint:
                 "the run anew, or train into another folder"
             ) from error
 
+    @staticmethod
+    def resumed(folder: Path | None, identity: Mapping[str, str]) -> Checkpoint | None:
+        """The checkpoint to go on from, if the folder has one; the folder is made if missing.
+
+        Raises `ValueError` for a broken one, and for that of another run.
+        """
+        if folder is None:
+            return None
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint = Checkpoint.read(folder)
+        if checkpoint is not None:
+            checkpoint.require(identity, folder)
+        return checkpoint
+
     def require(self, identity: Mapping[str, str], folder: Path) -> None:
         """Raise `ValueError` naming every field in which `identity` differs from this run's."""
         names = [*identity, *(name for name in self.identity if name not in identity)]

@@ -142,7 +142,7 @@ def train(
         "model": str(model),
     }
     folder = None if folder is None else Path(folder)
-    checkpoint = _checkpoint(folder, identity)
+    checkpoint = Checkpoint.resumed(folder, identity)
     if checkpoint is not None:
         models.load_state(model, checkpoint.state_dict, f"{folder}/{CHECKPOINT_FILE}")
     wrapped, optimizer = fabric.setup(
@@ -220,17 +220,6 @@ def _check(model: nn.Module, data: Dataset) -> None:
             f"the model returns shape {shape} for one sample of {data.name}, which has "
             f"{len(data.classes)} classes; build it with classes={len(data.classes)}"
         )
-
-
-def _checkpoint(folder: Path | None, identity: Mapping[str, str]) -> Checkpoint | None:
-    """The checkpoint to go on from, if the folder has one; the folder is made if missing."""
-    if folder is None:
-        return None
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint.read(folder)
-    if checkpoint is not None:
-        checkpoint.require(identity, folder)
-    return checkpoint
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
+from elbowroom.attacks.ball import at_share
 from elbowroom.attacks.pgd import StepRule, descend
 from elbowroom.classifier import Classifier
 from elbowroom.goals import Misclassified
@@ -59,4 +60,4 @@ def uniform_in_distance(x: Tensor, norm: Norm, radius: Tensor, generator: Genera
     """Uniform in distance and direction: `u eps d/|d|` for normal d (Manifold paper, eq. 19)."""
     direction = torch.randn(x.shape, generator=generator).to(x)
     share = torch.rand(len(x), generator=generator).to(radius)
-    return per_sample(share * radius / norm.length(direction).to(x.dtype), x) * direction
+    return at_share(direction, share, norm, radius)

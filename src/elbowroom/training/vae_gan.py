@@ -14,9 +14,11 @@ from torch.nn import functional as F
 
 from elbowroom import models
 from elbowroom.data import Dataset
+from elbowroom.hyperparameters import check_hyperparameters
 from elbowroom.manifold.vae_gan import save_vae_gan
 from elbowroom.models.vae_gan import WIDTHS, VaeGan
 from elbowroom.sampling import epoch_seed
+from elbowroom.training.checkpoint import FILE as CHECKPOINT_FILE
 from elbowroom.training.checkpoint import Checkpoint, fingerprint
 
 
@@ -43,6 +45,7 @@ class VaeGanTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_hyperparameters(self)
         for name in ("reconstruction", "size", "epochs", "batch_size", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -115,10 +118,9 @@ def train_vae_gan(
     identity = {f.name: str(getattr(settings, f.name)) for f in fields(settings)}
     identity |= {"data": fingerprint(data), "model": str(model)}
     folder = None if folder is None else Path(folder)
-    found = None if folder is None else Checkpoint.read(folder)
-    if found is not None and folder is not None:
-        found.require(identity, folder)
-        models.load_state(model, found.state_dict, folder)
+    found = Checkpoint.resumed(folder, identity)
+    if found is not None:
+        models.load_state(model, found.state_dict, f"{folder}/{CHECKPOINT_FILE}")
     model.to(device)
     optimizers = {
         part: torch.optim.Adam(
@@ -145,7 +147,6 @@ def train_vae_gan(
             )
         history.append(asdict(report))
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             state = {part: optimizer.state_dict() for part, optimizer in optimizers.items()}
             Checkpoint(identity, model.state_dict(), state, history).write(folder)
         if progress is not None:
