@@ -12,6 +12,7 @@ from elbowroom.manifold.decoder import Codes, Decoder
 from elbowroom.manifold.fonts import Fonts
 from elbowroom.manifold.generators import ByClass, Generator
 from elbowroom.manifold.neighbours import Neighbours
+from elbowroom.manifold.pixels import Pixels
 from elbowroom.manifold.posterior import is_adversarial
 from elbowroom.manifold.projection import Projection, project
 from elbowroom.manifold.tangent import tangent_cosine
@@ -29,6 +30,7 @@ __all__ = [
     "LatentPGD",
     "Neighbours",
     "OnManifoldResult",
+    "Pixels",
     "Projection",
     "RandomCodes",
     "Transformations",

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from scipy import stats
+from torch import nn
 
 from elbowroom import data
-from elbowroom.attacks import PGD
 from elbowroom.classifier import Classifier
-from elbowroom.data import Dataset
 from elbowroom.files import write_atomically
-from elbowroom.manifold import LatentPGD
 from elbowroom.manifold.rates import Rate, rate
 from elbowroom.manifold.registry import decoder
-from elbowroom.norms import Linf
 from elbowroom.papers.lra import Advance
+from elbowroom.papers.manifold_attacks import ATTACKS, DATA_ETA, Success, Trial, decisions
 from elbowroom.training import (
     Adversarial,
+    Combined,
     Objective,
     OnManifold,
     Plain,
@@ -33,64 +33,51 @@ from elbowroom.training import (
 )
 
 REACH = 0.2  # 40 Adam steps of 0.005: what fewer steps have to cover as well
-RESULT_FILE = "measured.json"
-BATCH = 500
-
-#: Training -> its objective, of the number of inner steps and the decoder of the manifold.
-TRAININGS: dict[str, Callable[[int, str], Objective]] = {
-    "normal": lambda steps, manifold: Plain(),
-    "adversarial": lambda steps, manifold: Adversarial(
-        eps=0.3, steps=steps, rule="adam", step_size=REACH / steps
-    ),
-    "on-manifold": lambda steps, manifold: OnManifold(
-        decoder=manifold, steps=steps, learning_rate=REACH / steps
-    ),
-    "transformations": lambda steps, manifold: OnManifold(
-        decoder="transformations", steps=steps, learning_rate=REACH / steps
-    ),
-    "random transformations": lambda steps, manifold: OnManifold(
-        decoder="transformations", search="random"
-    ),
-    "random perturbations": lambda steps, manifold: Adversarial(
-        eps=0.3, steps=steps, search="random"
-    ),
-}
+SURROGATE_IMAGES = 10_000  # of the network that examples are transferred from (suppl. E)
+SURROGATE_SEED = 1_000_003  # no other network has it
 
 
 @dataclass(frozen=True)
 class Trained:
     """One network: how it was trained, on how many images, and what was measured of it.
 
-    error:       on test images. regular, on_manifold: success rates of attacks on those that are
-                 classified correctly.
-    perturbation: mean length (Linf) of the regular examples found.
+    error:   on test images. success: attack of `ATTACKS` -> of those classified correctly.
     """
 
     training: str
     images: int
     seed: int
     error: Rate
-    regular: Rate
-    on_manifold: Rate
-    perturbation: float
+    success: dict[str, Success]
+
+    def rate(self, name: str) -> Rate:
+        """The test error for "error", else the success rate of the attack."""
+        return self.error if name == "error" else self.success[name].rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
     """What is trained and measured; the defaults are the paper's (3.1), except `images`.
 
+    trainings, attacks: names in `TRAININGS` and `ATTACKS`.
     images:   of each training set. seeds: networks for each of them.
     model:    by name. data: a data set whose manifold `manifold` decodes, for both splits.
+    data_manifold: decodes images of all classes without knowing which; only "on-data-manifold"
+              needs it.
     epochs:   whole passes. steps: of the inner attacks.
     tested:   test images. attacked: of these, with `restarts` runs of each attack.
     """
 
-    trainings: Sequence[str] = tuple(TRAININGS)
+    trainings: Sequence[str] = (
+        "normal", "adversarial", "on-manifold", "transformations", "random transformations",
+    )  # fmt: skip
+    attacks: Sequence[str] = ("on-manifold", "regular")
     images: Sequence[int] = (250, 500, 1000, 2500, 5000, 10_000)
     seeds: int = 5
     model: str = "fonts-cnn"
     data: str = "fonts"
     manifold: str = "fonts"
+    data_manifold: str = ""
     epochs: int = 20
     steps: int = 40
     tested: int = 10_000
@@ -98,14 +85,29 @@ class Sweep:
     restarts: int = 5
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.trainings if name not in TRAININGS]
-        if unknown:
-            raise ValueError(f"unknown training {unknown[0]!r}; choose {', '.join(TRAININGS)}")
+        for what, names, known in (
+            ("training", self.trainings, TRAININGS), ("attack", self.attacks, ATTACKS),
+        ):  # fmt: skip
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"unknown {what} {unknown[0]!r}; choose {', '.join(known)}")
+            if not names:
+                raise ValueError(f"there must be at least one {what}")
         for name in ("seeds", "epochs", "steps", "tested", "attacked", "restarts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.images or min(self.images) < 2:
             raise ValueError(f"images must be at least 2 each, got {list(self.images)}")
+        needs = [name for name in (*self.trainings, *self.attacks) if name == "on-data-manifold"]
+        if needs and not self.data_manifold:
+            raise ValueError(
+                "on-data-manifold needs data_manifold, the folder of a VAE-GAN of all classes: "
+                "elbowroom manifold train --all-classes makes it"
+            )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate with which the inner steps go as far as the paper's."""
+        return REACH / self.steps
 
     def recipe(self, training: str, images: int, seed: int) -> Recipe:
         return Recipe(
@@ -113,14 +115,40 @@ class Sweep:
             data=self.data,
             count=images,
             validation_count=min(self.tested, 1000),
-            objective=TRAININGS[training](self.steps, self.manifold),
+            objective=TRAININGS[training](self),
             settings=TrainingRun(epochs=self.epochs, seed=seed),
         )
 
-    def measured_by(self) -> dict[str, Any]:
-        """The options that results depend on beside those of one training."""
-        varying = ("trainings", "images", "seeds")
-        return {name: value for name, value in asdict(self).items() if name not in varying}
+
+def _adversarial(plan: Sweep, **options: Any) -> Objective:
+    return Adversarial(eps=0.3, steps=plan.steps, rule="adam", step_size=plan.rate, **options)
+
+
+def _on_manifold(plan: Sweep, decoder: str, **options: Any) -> Objective:
+    return OnManifold(decoder=decoder, steps=plan.steps, learning_rate=plan.rate, **options)
+
+
+#: Training -> its objective (3.1, 3.4.1, 3.6 and suppl. G, H).
+TRAININGS: dict[str, Callable[[Sweep], Objective]] = {
+    "normal": lambda plan: Plain(),
+    "adversarial": lambda plan: _adversarial(plan),
+    "on-manifold": lambda plan: _on_manifold(plan, plan.manifold),
+    "transformations": lambda plan: _on_manifold(plan, "transformations"),
+    "random transformations": lambda plan: _on_manifold(plan, "transformations", search="random"),
+    "random perturbations": lambda plan: _adversarial(plan, search="random"),
+    "combined": lambda plan: Combined(
+        eps=0.3,
+        eps_steps=plan.steps,
+        decoder=plan.manifold,
+        steps=plan.steps,
+        learning_rate=plan.rate,
+    ),
+    "adversarial, full": lambda plan: _adversarial(plan, weight=1.0),
+    "adversarial, weak": lambda plan: _adversarial(plan, weight=1.0, search="first"),
+    "on-manifold, full": lambda plan: _on_manifold(plan, plan.manifold, weight=1.0),
+    "on-manifold, weak": lambda plan: _on_manifold(plan, plan.manifold, weight=1.0, search="first"),
+    "on-data-manifold": lambda plan: _on_manifold(plan, plan.data_manifold, eta=DATA_ETA),
+}
 
 
 def sweep(
@@ -133,9 +161,25 @@ def sweep(
 ) -> list[Trained]:
     """Train and measure every network; what `folder` has already is taken from there.
 
-    An interrupted training goes on after its last epoch.
+    An interrupted training goes on after its last epoch, and each measurement is kept.
     """
     test = data.load(plan.data, "test", plan.tested)
+    attacked = data.load(plan.data, "test", min(plan.attacked, plan.tested))
+
+    def network(training: str, images: int, number: int) -> _Network:
+        name = f"{training.replace(', ', '-').replace(' ', '-')}-{images}-seed{number}"
+        recipe = plan.recipe(training, images, number)
+        place = folder / f"{name}-{_digest(_determines(recipe))}"
+        return _Network(recipe, place, f"{training}, {images} images, seed {number}", say)
+
+    trial = Trial(
+        attacked,
+        manifold=lambda: decoder(plan.manifold, "test"),
+        data_manifold=lambda: decoder(plan.data_manifold, "test"),
+        restarts=plan.restarts,
+        seed=seed,
+        surrogate=lambda: network("normal", SURROGATE_IMAGES, SURROGATE_SEED).model,
+    )
     wanted = [
         (training, images, seed + n)
         for images in plan.images
@@ -144,54 +188,76 @@ def sweep(
     ]
     found = []
     for training, images, number in wanted:
-        name = f"{training.replace(' ', '-')}-{images}-seed{number}-{_digest(plan)}"
-        file = folder / name / RESULT_FILE
-        if not file.exists():
-            if say is not None:
-                say(f"{training}, {images} images, seed {number}")
-            one = _measured(plan, training, images, number, folder / name, test)
-            write_atomically(file, json.dumps(asdict(one)).encode())
-        found.append(_read(file))
+        one = network(training, images, number)
+        success = {name: _kept(one, name, trial, plan) for name in plan.attacks}
+        found.append(Trained(training, images, number, _error(one, test, plan), success))
         if advance is not None:
             advance(len(found), len(wanted))
     return found
 
 
-def _digest(plan: Sweep) -> str:
-    return hashlib.sha256(json.dumps(plan.measured_by()).encode()).hexdigest()[:8]
+class _Network:
+    """A network that is trained when it is first needed."""
+
+    def __init__(
+        self, recipe: Recipe, folder: Path, name: str, say: Callable[[str], None] | None
+    ) -> None:
+        self.recipe, self.folder, self.name, self.say = recipe, folder, name, say
+        self._model: nn.Module | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        if self._model is None:
+            if self.say is not None:
+                self.say(self.name)
+            self._model = self.recipe.run(self.folder, accelerator="cpu").model
+        return self._model
 
 
-def _read(file: Path) -> Trained:
+def _error(network: _Network, test: data.Dataset, plan: Sweep) -> Rate:
+    file = network.folder / f"error-{plan.tested}.json"
+    if not file.exists():
+        clf = Classifier(network.model, bounds=test.bounds)
+        found = rate(decisions(clf, test.x) != test.y)
+        write_atomically(file, json.dumps(asdict(found)).encode())
+    return Rate(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _kept(network: _Network, attack: str, trial: Trial, plan: Sweep) -> Success:
+    through = [_version(spec) for spec in (plan.manifold, plan.data_manifold)]
+    options = [plan.attacked, plan.restarts, trial.seed, *through]
+    file = network.folder / f"{attack.replace(' ', '-')}-{_digest(options)}.json"
+    if not file.exists():
+        clf = trial.classifier(network.model)
+        right = decisions(clf, trial.x) == trial.y
+        found = ATTACKS[attack](trial, clf).among(right)
+        values = asdict(found)
+        # JSON has no NaN.
+        values["length"] = None if math.isnan(found.length) else found.length
+        write_atomically(file, json.dumps(values).encode())
     values = json.loads(file.read_text(encoding="utf-8"))
-    rates = {name: Rate(**values[name]) for name in ("error", "regular", "on_manifold")}
-    return Trained(**{**values, **rates})
+    length = math.nan if values["length"] is None else values["length"]
+    return Success(Rate(**values["rate"]), length)
 
 
-def _measured(
-    plan: Sweep, training: str, images: int, seed: int, folder: Path, test: Dataset
-) -> Trained:
-    recipe = plan.recipe(training, images, seed)
-    model = recipe.run(folder, accelerator="cpu").model
-    clf = Classifier(model, bounds=test.bounds)
-    with clf.session():
-        decisions = torch.cat([clf.logits(x).argmax(dim=1) for x in torch.split(test.x, BATCH)])
-    x, y = test.x[: plan.attacked], test.y[: plan.attacked]
-    right = decisions[: plan.attacked] == y
-    regular = replace(PGD.published_manifold(Linf, seed=seed), restarts=plan.restarts)
-    along = LatentPGD(restarts=plan.restarts, seed=seed)
-    manifold = decoder(plan.manifold, "test")
-    off = regular(clf, x, y)
-    on = along(clf, manifold, manifold.encode(x, y), y)
-    lengths = off.distance[off.success & right]
-    return Trained(
-        training=training,
-        images=images,
-        seed=seed,
-        error=rate(decisions != test.y),
-        regular=rate(off.success, right),
-        on_manifold=rate(on.success, right & on.correct),
-        perturbation=float(lengths.mean()) if len(lengths) else math.nan,
-    )
+def _determines(recipe: Recipe) -> dict[str, Any]:
+    """What a network depends on, beside what its folder is named after."""
+    found = {"model": recipe.model, "data": recipe.data, "epochs": recipe.settings.epochs}
+    objective = recipe.objective.describe()
+    if "decoder" in objective:
+        objective["decoder"] = _version(objective["decoder"])
+    return {**found, **objective}
+
+
+def _version(spec: str) -> str:
+    """A decoder's name, with a digest of its weights: another VAE-GAN is another manifold."""
+    files = sorted(Path(spec).rglob("*.safetensors")) if spec and Path(spec).is_dir() else []
+    weights = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return f"{spec} {_digest(weights)}" if weights else spec
+
+
+def _digest(options: Any) -> str:
+    return hashlib.sha256(json.dumps(options).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -213,29 +279,52 @@ def mean_of(rates: Sequence[Rate]) -> Mean:
 
 
 def by_training(found: Sequence[Trained], name: str) -> dict[str, dict[int, Mean]]:
-    """Training -> number of images -> the mean of `name`, a rate of `Trained`."""
+    """Training -> number of images -> the mean of `Trained.rate(name)`."""
     groups: dict[str, dict[int, list[Rate]]] = {}
     for one in found:
-        groups.setdefault(one.training, {}).setdefault(one.images, []).append(getattr(one, name))
+        groups.setdefault(one.training, {}).setdefault(one.images, []).append(one.rate(name))
     return {
         training: {images: mean_of(rates) for images, rates in sorted(group.items())}
         for training, group in groups.items()
     }
 
 
-def rank_correlations(found: Sequence[Trained]) -> Mapping[str, tuple[float, float]]:
-    """Training -> Spearman's correlations of test error with the on-manifold and the regular
-    success rate, over its networks; NaN where there are fewer than three, or a rate is constant.
+def rank_correlations(found: Sequence[Trained]) -> Mapping[str, dict[str, float]]:
+    """Training -> attack -> Spearman's correlation of its success rate with the test error.
+
+    Over all networks of the training; NaN where there are fewer than three, or a rate is constant.
     """
     correlations = {}
     for training in dict.fromkeys(one.training for one in found):
         own = [one for one in found if one.training == training]
         errors = [one.error.value for one in own]
-        correlations[training] = (
-            _spearman(errors, [one.on_manifold.value for one in own]),
-            _spearman(errors, [one.regular.value for one in own]),
-        )
+        correlations[training] = {
+            attack: _spearman(errors, [one.rate(attack).value for one in own])
+            for attack in own[0].success
+        }
     return correlations
+
+
+def images_needed(found: Sequence[Trained]) -> dict[str, dict[int, float]]:
+    """Training -> its images -> times as many of them, with which normal training is as accurate.
+
+    Sample complexity (3.6, Fig. 7): 0.5 where a training needs twice the images of normal
+    training. Mean errors of normal training are interpolated over the logarithm of the images;
+    what lies outside of them is left out.
+    """
+    means = by_training(found, "error")
+    normal = means.pop("normal", {})
+    sizes = [math.log(images) for images in normal]
+    # More images never count as worse, so that errors have one place each.
+    errors = list(itertools.accumulate((mean.value for mean in normal.values()), min))
+    needed: dict[str, dict[int, float]] = {}
+    for training, own in means.items():
+        needed[training] = {}
+        for images, mean in own.items():
+            if len(errors) > 1 and errors[-1] <= mean.value <= errors[0]:
+                there = float(np.interp(-mean.value, [-error for error in errors], sizes))
+                needed[training][images] = math.exp(there) / images
+    return needed
 
 
 def _spearman(a: Sequence[float], b: Sequence[float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -9,17 +10,21 @@ import torch
 from torch import Tensor
 
 from elbowroom.papers.bounds_charts import Curves, lines_chart
-from elbowroom.papers.manifold import Mean, Trained, by_training, rank_correlations
+from elbowroom.papers.manifold import (
+    Mean,
+    Trained,
+    by_training,
+    images_needed,
+    rank_correlations,
+)
 from elbowroom.papers.manifold_distance import Distances, rank_test
 from elbowroom.papers.page import About, Figure, Panel, Table, render
 from elbowroom.report.figures import count, number, percent
 
-KEYS = ("curve-1", "curve-8", "curve-5", "curve-9", "curve-3", "curve-6")
-MEASURED = {
-    "error": "test error",
-    "on_manifold": "on-manifold success",
-    "regular": "regular success",
-}
+KEYS = (
+    "curve-1", "curve-8", "curve-5", "curve-9", "curve-3", "curve-6", "curve-2", "curve-4",
+    "curve-7",
+)  # fmt: skip
 DISTANCE_KEYS = {
     "regular": "curve-8",
     "on-manifold": "curve-1",
@@ -29,28 +34,30 @@ DISTANCE_KEYS = {
 BINS = 40
 
 
-def sweep_page(found: Sequence[Trained], about: About) -> str:
+def sweep_page(found: Sequence[Trained], about: About, name: str = "Fig. 5 and 6") -> str:
     """From `sweep`: rates over the number of images, and success over test error."""
-    means = {name: by_training(found, name) for name in MEASURED}
+    attacks = list(found[0].success)
+    titles = {"error": "test error", **{attack: f"{attack} success" for attack in attacks}}
+    means = {measured: by_training(found, measured) for measured in titles}
     trainings = list(means["error"])
-    keys = dict(zip(trainings, KEYS, strict=False))
+    keys = dict(zip(trainings, itertools.cycle(KEYS), strict=False))
     axis = {"range": [-0.02, 1.02], "tickformat": ".0%"}
     panels = [
-        Panel(f"over-images-{name}", f"{title}, over training images",
-              lines_chart(_over_images(means[name]), x="training images, thousands", y=title,
+        Panel(f"over-images-{number}", f"{title}, over training images",
+              lines_chart(_over_images(means[measured]), x="training images, thousands", y=title,
                           keys=keys, **axis))
-        for name, title in MEASURED.items()
+        for number, (measured, title) in enumerate(titles.items())
     ]  # fmt: skip
     panels += [
-        Panel(f"over-error-{name}", f"{MEASURED[name]}, over test error",
-              lines_chart(_over_error(means["error"], means[name]), x="test error",
-                          y=MEASURED[name], keys=keys, **axis))
-        for name in ("on_manifold", "regular")
+        Panel(f"over-error-{number}", f"{titles[attack]}, over test error",
+              lines_chart(_over_error(means["error"], means[attack]), x="test error",
+                          y=titles[attack], keys=keys, **axis))
+        for number, attack in enumerate(attacks)
     ]  # fmt: skip
-    tables = [_table(name, title, means[name]) for name, title in MEASURED.items()]
-    tables.append(_correlations(found))
+    tables = [_table(title, means[measured]) for measured, title in titles.items()]
+    tables += [_lengths(found), _correlations(found)]
     figure = Figure(
-        name="Manifold, Fig. 5 and 6",
+        name=f"Manifold, {name}",
         title="robustness and generalisation",
         lede="Networks trained on more and more images: do they become robust on the manifold, "
         "where the data are, and off it, where adversarial examples usually are?",
@@ -59,9 +66,10 @@ def sweep_page(found: Sequence[Trained], about: About) -> str:
             "and falls with the test error, robustness there is generalisation. Success rates are "
             "of the samples that are classified correctly.",
             "Intervals are 95 %: over seeds (Student's t), or of a single network (Wilson's).",
+            *needed_sentences(found),
         ],
         panels=panels,
-        legend=[(keys[name], name) for name in trainings],
+        legend=[(keys[training], training) for training in trainings],
         tables=tables,
         over="the number of training images",
         last=None,
@@ -69,11 +77,28 @@ def sweep_page(found: Sequence[Trained], about: About) -> str:
     return render(figure, about)
 
 
+def needed_sentences(found: Sequence[Trained]) -> list[str]:
+    """How many images each training needs to be as accurate as normal training (Fig. 7)."""
+    said = []
+    for training, ratios in images_needed(found).items():
+        if ratios:
+            each = ", ".join(f"{ratio:.2g} for {count(n)}" for n, ratio in ratios.items())
+            said.append(
+                f"Times as many images as {training} training has, with which normal training is "
+                f"as accurate: {each}."
+            )
+    return said
+
+
 def _over_images(means: Mapping[str, Mapping[int, Mean]]) -> Curves:
     return {
-        training: ([images / 1000 for images in own], [mean.value for mean in own.values()])
+        training: ([images / 1000 for images in own], [_point(mean) for mean in own.values()])
         for training, own in means.items()
     }
+
+
+def _point(mean: Mean) -> float | None:
+    return None if math.isnan(mean.value) else mean.value
 
 
 def _over_error(
@@ -82,16 +107,34 @@ def _over_error(
     return {
         training: (
             [errors[training][images].value for images in own],
-            [mean.value for mean in own.values()],
+            [_point(mean) for mean in own.values()],
         )
         for training, own in means.items()
     }
 
 
-def _table(name: str, title: str, means: Mapping[str, Mapping[int, Mean]]) -> Table:
+def _table(title: str, means: Mapping[str, Mapping[int, Mean]]) -> Table:
     images = sorted({n for own in means.values() for n in own})
     rows = [(training, [_interval(own.get(n)) for n in images]) for training, own in means.items()]
     return Table(title, "training", [f"{count(n)} images" for n in images], rows)
+
+
+def _lengths(found: Sequence[Trained]) -> Table:
+    """Of all networks of a training: another measure of robustness (Fig. 8)."""
+    rows = []
+    for training in dict.fromkeys(one.training for one in found):
+        own = [one for one in found if one.training == training]
+        lengths = [
+            [s.length for s in (one.success[attack] for one in own) if not math.isnan(s.length)]
+            for attack in found[0].success
+        ]
+        rows.append(
+            (training, [number(sum(all_) / len(all_) if all_ else None) for all_ in lengths])
+        )
+    columns = list(found[0].success)
+    return Table(
+        "Mean size of the changes, in the norm and space of the attack", "training", columns, rows
+    )
 
 
 def _interval(mean: Mean | None) -> str:
@@ -103,10 +146,10 @@ def _interval(mean: Mean | None) -> str:
 
 def _correlations(found: Sequence[Trained]) -> Table:
     rows = [
-        (training, [number(value) for value in values])
+        (training, [number(value) for value in values.values()])
         for training, values in rank_correlations(found).items()
     ]
-    columns = ("with on-manifold success", "with regular success")
+    columns = [f"with {attack} success" for attack in found[0].success]
     return Table("Rank correlation of the test error (Spearman)", "training", columns, rows)
 
 

@@ -84,11 +84,10 @@ def losses(model: VaeGan, x: Tensor, noise: Tensor, weight: float) -> Losses:
     reconstruction = weight * (x - decoded).abs().flatten(1).sum(dim=1).mean()
     real = model.discriminator(x)
     fooled = model.discriminator(decoded)
-    told = model.discriminator(decoded.detach())
     return Losses(
         encoder=reconstruction + divergence(mean, log_variance).mean(),
         decoder=reconstruction + F.softplus(-fooled).mean(),
-        discriminator=F.softplus(-real).mean() + F.softplus(told).mean(),
+        discriminator=F.softplus(-real).mean() + F.softplus(fooled).mean(),
     )
 
 
