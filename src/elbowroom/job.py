@@ -22,6 +22,7 @@ def audit(
     methods: dict[str, MethodConfig] | None = None,
     indices: list[int] | None = None,
     whole: Dataset | None = None,
+    decoder: str | None = None,
     seed: int = 0,
     chunk: int = 32,
     unit: int = 32,
@@ -33,8 +34,8 @@ def audit(
     same call continues an audit that was interrupted.
     """
     measure(
-        clf, data, out, norm=norm, methods=methods, indices=indices, whole=whole, seed=seed,
-        chunk=chunk, unit=unit, progress=progress,
+        clf, data, out, norm=norm, methods=methods, indices=indices, whole=whole, decoder=decoder,
+        seed=seed, chunk=chunk, unit=unit, progress=progress,
     )  # fmt: skip
     return rebuild(out)
 

@@ -18,6 +18,7 @@ from elbowroom.audit.config import (
     describe_model,
 )
 from elbowroom.audit.gallery import Exhibits
+from elbowroom.audit.manifold import project_examples, summarise_manifold
 from elbowroom.audit.paths import stored_paths, walk_paths
 from elbowroom.audit.run import Progress, Samples, pair_up, run
 from elbowroom.audit.store import Store
@@ -27,6 +28,8 @@ from elbowroom.audit.tables import read_tables
 from elbowroom.audit.trust import model_checks, recheck, recheck_logits, table_checks
 from elbowroom.classifier import Classifier, as_classifier
 from elbowroom.data import Dataset
+from elbowroom.manifold import Decoder
+from elbowroom.manifold.registry import decoder as decoder_of
 from elbowroom.norms import L2, Norm
 from elbowroom.version import __version__
 
@@ -52,6 +55,7 @@ def measure(
     methods: dict[str, MethodConfig] | None = None,
     indices: list[int] | None = None,
     whole: Dataset | None = None,
+    decoder: str | None = None,
     seed: int = 0,
     chunk: int = 32,
     unit: int = 32,
@@ -67,6 +71,8 @@ def measure(
     indices:  the samples' numbers in their data set, which seed their randomness; 0..N-1 by
               default. Results are bitwise independent of the order of the samples.
     whole:    the split that `data` was taken from, to report its clean accuracy too.
+    decoder:  of the manifold that the data lie on, as `manifold.registry.decoder` takes it: adds an
+              attack along it, and the distance of the other examples from it.
     chunk:    samples computed together; results differ in the last bits between chunk sizes.
     unit:     samples stored together; what a crash can lose at most.
     progress: called with (units done, units in all, method).
@@ -89,7 +95,6 @@ def measure(
     if chunk < 1 or unit < 1:
         raise ValueError("chunk and unit must be at least 1")
     norm = Norm.parse(norm)
-    samples = Samples(x, y, indices, pair_up(indices, y.tolist(), seed))
     config = AuditConfig(
         elbowroom=__version__,
         model=describe_model(clf),
@@ -100,15 +105,19 @@ def measure(
         seed=seed,
         chunk=chunk,
         unit=unit,
-        methods=methods or default_methods(clf, x, norm, seed),
+        methods=methods or default_methods(clf, x, norm, seed, decoder),
+        decoder=decoder,
     )
     for method in config.methods.values():
         method.build()  # a wrong option shows now and not after an hour
+    manifold = _manifold(config, x, y)
+    samples = Samples(x, y, indices, pair_up(indices, y.tolist(), seed), manifold)
     store = Store(str(out))
     store.claim(config)
     run(clf, config, samples, store, progress)
     tables = read_tables(store, config)
     walk_paths(clf, config, samples, store, tables)
+    project_examples(config, samples, store, tables)
     paths, _ = stored_paths(store, config, tables)
     checks = [*model_checks(clf, x, y, norm), recheck(clf, tables, y)]
     if tables.invariance:
@@ -133,7 +142,24 @@ def read(out: str | Path) -> tuple[Summary, Exhibits]:
     notes = _Notes.model_validate_json(store.read(NOTES))
     checks = [*notes.checks, *table_checks(tables)]
     paths, cost = stored_paths(store, config, tables)
-    return summarise(config, tables, checks, notes.whole, cost), exhibit(tables, paths)
+    on_manifold = summarise_manifold(store, config, tables)
+    summary = summarise(config, tables, checks, notes.whole, cost, on_manifold)
+    return summary, exhibit(tables, paths)
+
+
+def _manifold(config: AuditConfig, x: Tensor, y: Tensor) -> Decoder | None:
+    """The decoder, if a method needs it.
+
+    Raises `ValueError` for one that is missing, unknown, or not of these samples.
+    """
+    along = [name for name, method in config.methods.items() if method.kind == "on-manifold"]
+    if not along:
+        return None
+    if config.decoder is None:
+        raise ValueError(f"the method {along[0]!r} needs a decoder")
+    found = decoder_of(config.decoder, config.data.split)
+    found.encode(x, y)  # a wrong one shows now and not after an hour
+    return found
 
 
 def _whole_split(clf: Classifier, data: Dataset) -> WholeSplit:

@@ -39,6 +39,7 @@ class Card:
             ("too sensitive", self._sensitive()),
             ("guaranteed", self._guaranteed()),
             ("too invariant", self._invariant()),
+            *([("on the manifold", self._on_manifold())] if s.on_manifold else []),
             ("measurement", self._trust()),
             ("time", f"{sum(c.seconds for c in s.cost.values()) * s.samples:.1f} s"),
         ]
@@ -77,6 +78,16 @@ class Card:
             f"logits of another image reached within {number(i.median_distance)} L2 (median; "
             f"the images are {number(i.median_between_images)} apart)"
         )
+
+    def _on_manifold(self) -> str:
+        found = self.summary.on_manifold
+        assert found is not None
+        if found.success_rate is None:
+            return "not measured: no sample is classified as labelled"
+        said = f"{found.success_rate:.0%} of the samples have an example on the manifold"
+        if found.median_ratio is None:
+            return said
+        return f"{said}; the nearest ones lie off it by {found.median_ratio:.0%} of their move"
 
     def _trust(self) -> str:
         failed = [check.check for check in self.summary.trust if not check.passed]

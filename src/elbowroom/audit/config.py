@@ -20,6 +20,7 @@ from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
 from elbowroom.graph import UnsupportedOperationError
 from elbowroom.invariance import Inversion
+from elbowroom.manifold import LATENT_ATTACKS, LatentAttack
 from elbowroom.norms import L2, Linf, Norm
 
 # Preimage descent costs a VJP for each logit at every step, Adam one for all of them.
@@ -29,13 +30,14 @@ ROUNDING_ULPS = 8
 FINEST = {torch.float32: 1e-9, torch.float64: 1e-20}
 BATCH = 100
 
-Method = Attack | Certificate | Inversion
-Kind = Literal["attack", "certificate", "invariance"]
+Method = Attack | Certificate | Inversion | LatentAttack
+Kind = Literal["attack", "certificate", "invariance", "on-manifold"]
 
 REGISTRIES: dict[Kind, dict[str, Any]] = {
     "attack": attacks.ATTACKS,
     "certificate": certificates.CERTIFICATES,
     "invariance": invariance.INVERSIONS,
+    "on-manifold": LATENT_ATTACKS,
 }
 
 
@@ -82,6 +84,7 @@ class AuditConfig(BaseModel):
     chunk: int
     unit: int
     methods: dict[str, MethodConfig]
+    decoder: str | None = None  # of the manifold that the data lie on, as manifold.registry has it
 
     @property
     def hash(self) -> str:
@@ -113,20 +116,25 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 SLOW_CERTIFICATES = ("linear-relaxation", "semidefinite")
 
 
-def default_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[str, MethodConfig]:
+def default_methods(
+    clf: Classifier, x: Tensor, norm: Norm, seed: int, decoder: str | None = None
+) -> dict[str, MethodConfig]:
     """The methods of an audit in `norm`, by the names reports show: all that can be named, save
     the inversion that is not the default and the certificates that take long.
     """
-    every = all_methods(clf, x, norm, seed)
+    every = all_methods(clf, x, norm, seed, decoder)
     inversions = [name for name, method in every.items() if method.kind == "invariance"]
     left_out = [*inversions[1:], *SLOW_CERTIFICATES]
     return {name: method for name, method in every.items() if name not in left_out}
 
 
-def all_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[str, MethodConfig]:
+def all_methods(
+    clf: Classifier, x: Tensor, norm: Norm, seed: int, decoder: str | None = None
+) -> dict[str, MethodConfig]:
     """What an audit in `norm` can run, from cheap to thorough; of the inversions the default first.
 
-    Radii are shares of the size of the input box, so that they fit inputs of any unit.
+    Radii are shares of the size of the input box, so that they fit inputs of any unit. Attacks
+    along the manifold need a `decoder`.
     """
     name = str(norm)
     size = _box_size(clf, x, norm)
@@ -156,6 +164,10 @@ def all_methods(clf: Classifier, x: Tensor, norm: Norm, seed: int) -> dict[str, 
                 methods[certificate] = MethodConfig(
                     kind="certificate", method=certificate, options={"norm": name}
                 )
+    if decoder is not None:
+        methods["on-manifold"] = MethodConfig(
+            kind="on-manifold", method="pgd", options={"seed": seed}
+        )
     return methods | _inversions(clf, x, seed)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 EXHIBITS = 9
 PATHS = 4
+ON_MANIFOLD = 6
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,23 @@ class InvarianceExample:
     feature_mse: float
     target_logits: Array  # (K,)
     example_logits: Array  # (K,)
+
+
+@dataclass(frozen=True)
+class OnManifoldExample:
+    """A sample and an input on the data manifold near it that is decided otherwise.
+
+    distance: L2 between what the two codes are decoded to. latent_distance: between the codes, in
+    the norm of the attack.
+    """
+
+    index: int
+    original: Array
+    label: str
+    adversarial: Array
+    decision: str
+    distance: float
+    latent_distance: float
 
 
 @dataclass(frozen=True)
@@ -77,3 +95,4 @@ class Exhibits:
     sensitivity_examples: list[SensitivityExample]
     invariance_examples: list[InvarianceExample]
     paths: list[PathExample] = field(default_factory=list)
+    on_manifold_examples: list[OnManifoldExample] = field(default_factory=list)

@@ -21,6 +21,8 @@ from elbowroom.audit.config import AuditConfig
 from elbowroom.audit.store import Store, Unit
 from elbowroom.certificates import Certificate
 from elbowroom.classifier import Classifier
+from elbowroom.invariance import Inversion
+from elbowroom.manifold import Decoder, LatentAttack
 from elbowroom.results import Cost
 
 Progress = Callable[[int, int, str], None]
@@ -34,13 +36,14 @@ class Samples:
 
     x: `(N, *shape)`; y: `(N,)`; indices: the samples' numbers in their data set; partners: the
     position of the image of another class that each sample's logits are transplanted to, -1 for
-    none.
+    none; manifold: what the samples lie on, where a decoder of it is known.
     """
 
     x: Tensor
     y: Tensor
     indices: list[int]
     partners: list[int]
+    manifold: Decoder | None = None
 
 
 def pair_up(indices: list[int], labels: list[int], seed: int) -> list[int]:
@@ -124,7 +127,7 @@ def _computation(
         return {"radius": certified.radius}, certified.cost
 
     def invariance(rows: Tensor) -> Chunk:
-        assert not isinstance(method, Attack | Certificate)
+        assert isinstance(method, Inversion)
         indices = [samples.indices[row] for row in rows.tolist()]
         partners = torch.tensor([samples.partners[row] for row in rows.tolist()])
         toward = samples.x[partners]
@@ -140,7 +143,29 @@ def _computation(
         }
         return {**columns, "logits": logits, "example": found.example}, found.cost
 
-    kinds = {"attack": attack, "certificate": certificate, "invariance": invariance}
+    def on_manifold(rows: Tensor) -> Chunk:
+        assert isinstance(method, LatentAttack)
+        assert samples.manifold is not None
+        indices = [samples.indices[row] for row in rows.tolist()]
+        codes = samples.manifold.encode(samples.x[rows], samples.y[rows])
+        found = method(clf, samples.manifold, codes, samples.y[rows], indices=indices)
+        with clf.session():
+            decision = clf.logits(found.adversarial.to(clf.dtype)).argmax(dim=1)
+        columns = {
+            "success": found.success,
+            "correct": found.correct,
+            "latent_distance": found.latent_distance,
+            "distance": found.distance,
+            "decision": decision,
+        }
+        return {**columns, "adversarial": found.adversarial}, found.cost
+
+    kinds = {
+        "attack": attack,
+        "certificate": certificate,
+        "invariance": invariance,
+        "on-manifold": on_manifold,
+    }
     return kinds[config.methods[name].kind]
 
 

@@ -7,11 +7,14 @@ import numpy as np
 from elbowroom.audit.config import AuditConfig
 from elbowroom.audit.gallery import (
     EXHIBITS,
+    ON_MANIFOLD,
     Exhibits,
     InvarianceExample,
+    OnManifoldExample,
     PathExample,
     SensitivityExample,
 )
+from elbowroom.audit.manifold import nearest_on_manifold
 from elbowroom.audit.pairs import exhibited, invariance, moved, partners
 from elbowroom.audit.statistics import eps_grid, mean, median, robust_accuracy, spread_out
 from elbowroom.audit.summary import (
@@ -19,6 +22,7 @@ from elbowroom.audit.summary import (
     ClassSummary,
     CurvePoint,
     MethodCost,
+    OnManifold,
     Sensitivity,
     Summary,
     TrustCheck,
@@ -33,6 +37,7 @@ def summarise(
     trust: list[TrustCheck],
     whole: WholeSplit | None,
     further: dict[str, MethodCost] | None = None,
+    on_manifold: OnManifold | None = None,
 ) -> Summary:
     """The summary of a finished run. further: what was spent beside the methods."""
     pairs = tables.pairs
@@ -47,6 +52,7 @@ def summarise(
         whole_split=whole,
         sensitivity=_sensitivity(config, tables),
         invariance=invariance(config, tables),
+        on_manifold=on_manifold,
         classes=[_class(tables, pairs, label) for label in range(len(tables.classes))],
         cost=tables.cost | (further or {}),
         trust=trust,
@@ -112,6 +118,7 @@ def exhibit(tables: Tables, paths: PathTable | None = None) -> Exhibits:
         sensitivity_examples=_sensitivity_examples(tables),
         invariance_examples=_invariance_examples(tables, pairs) if pairs else [],
         paths=_path_examples(tables, pairs, paths) if pairs and paths else [],
+        on_manifold_examples=_on_manifold_examples(tables) if tables.on_manifold else [],
     )
 
 
@@ -134,6 +141,23 @@ def _sensitivity_examples(tables: Tables) -> list[SensitivityExample]:
             )
         )
     return examples
+
+
+def _on_manifold_examples(tables: Tables) -> list[OnManifoldExample]:
+    found = nearest_on_manifold(tables)
+    hits = tables.right & found.correct & found.success
+    return [
+        OnManifoldExample(
+            index=int(tables.index[row]),
+            original=tables.inputs[row].astype(np.float32),
+            label=tables.classes[tables.label[row]],
+            adversarial=found.points[row].astype(np.float32),
+            decision=_class_name(tables, int(found.decision[row])),
+            distance=float(found.distance[row]),
+            latent_distance=float(found.latent_distance[row]),
+        )
+        for row in spread_out(hits, found.latent_distance, ON_MANIFOLD)
+    ]
 
 
 def _class_name(tables: Tables, label: int) -> str:

@@ -109,10 +109,32 @@ class Invariance(_Part):
     )
 
 
+class OnManifold(_Part):
+    """Examples on the data manifold, and whether the regular ones lie off it.
+
+    On the manifold a success is an input as the data have them: a generalisation error.
+    """
+
+    decoder: str = Field(description="what the manifold is")
+    method: str
+    samples: int = Field(description="classified rightly, as they are and as the decoder has them")
+    success_rate: float | None = Field(description="of these; null without any")
+    lower: float | None = Field(description="95 % interval of the success rate (Wilson)")
+    upper: float | None
+    norm: str = Field(description="of the latent codes")
+    median_latent_distance: float | None = Field(description="of the codes, over the successes")
+    median_distance: float | None = Field(description="L2 of the inputs, over the successes")
+    regular_examples: int = Field(description="nearest examples of the attacks, projected")
+    median_off_manifold: float | None = Field(description="L2 from the manifold to these")
+    median_ratio: float | None = Field(
+        description="of this to how far they moved in L2: 1 where they leave at right angles"
+    )
+
+
 class MethodCost(_Part):
     """Per sample: passes through the network, and seconds."""
 
-    kind: Literal["attack", "certificate", "invariance"]
+    kind: Literal["attack", "certificate", "invariance", "on-manifold"]
     forward: float
     backward: float
     jvp: float
@@ -165,6 +187,7 @@ class Summary(_Part):
     whole_split: WholeSplit | None = None
     sensitivity: Sensitivity
     invariance: Invariance | None
+    on_manifold: OnManifold | None = None
     classes: list[ClassSummary]
     cost: dict[str, MethodCost]
     trust: list[TrustCheck]

@@ -43,6 +43,22 @@ class InvarianceTable:
 
 
 @dataclass(frozen=True)
+class ManifoldTable:
+    """What an attack along the manifold found; `points` `(N, *shape)`.
+
+    correct: what the decoder makes of the sample's own code is classified as labelled.
+    latent_distance: of the codes, in the attack's norm. distance: L2 of what they are decoded to.
+    """
+
+    success: Bools
+    correct: Bools
+    latent_distance: Floats
+    distance: Floats
+    decision: Ints
+    points: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
 class PathTable:
     """Walks of some pairs: from a sample towards its partner, always with the sample's logits.
 
@@ -71,6 +87,7 @@ class Tables:
     attacks: dict[str, AttackTable]
     certificates: dict[str, Floats]
     invariance: dict[str, InvarianceTable]
+    on_manifold: dict[str, ManifoldTable]
     cost: dict[str, MethodCost]
 
     @property
@@ -96,6 +113,16 @@ class Tables:
         """Which samples some attack succeeded on."""
         finite: Bools = np.isfinite(self.distance)
         return finite
+
+    @property
+    def nearest(self) -> NDArray[np.floating]:
+        """`(N, *shape)`: the nearest example of all attacks; the sample itself without any."""
+        points: NDArray[np.floating] = self.inputs.copy()
+        distance = np.full(len(self.label), np.inf)
+        for attack in self.attacks.values():
+            nearer = attack.distance < distance
+            points[nearer], distance[nearer] = attack.points[nearer], attack.distance[nearer]
+        return points
 
     @property
     def radius(self) -> Floats:
@@ -128,6 +155,7 @@ def read_tables(store: Store, config: AuditConfig) -> Tables:
     attacks: dict[str, AttackTable] = {}
     certificates: dict[str, Floats] = {}
     invariance: dict[str, InvarianceTable] = {}
+    on_manifold: dict[str, ManifoldTable] = {}
     cost: dict[str, MethodCost] = {}
     stored = {
         name: _read(store, config, [unit for unit in units if unit.method == name])
@@ -146,6 +174,15 @@ def read_tables(store: Store, config: AuditConfig) -> Tables:
             )
         elif kind == "certificate":
             certificates[name] = _plain(table, "radius")
+        elif kind == "on-manifold":
+            on_manifold[name] = ManifoldTable(
+                success=_plain(table, "success"),
+                correct=_plain(table, "correct"),
+                latent_distance=_plain(table, "latent_distance"),
+                distance=_plain(table, "distance"),
+                decision=_plain(table, "decision"),
+                points=_rows(table, "adversarial", shape),
+            )
         else:
             invariance[name] = InvarianceTable(
                 partner=_plain(table, "partner"),
@@ -166,6 +203,7 @@ def read_tables(store: Store, config: AuditConfig) -> Tables:
         attacks=attacks,
         certificates=certificates,
         invariance=invariance,
+        on_manifold=on_manifold,
         cost=cost,
     )
 
@@ -180,6 +218,13 @@ def _read(
             "same audit again to resume it"
         )
     return store.read_units(units)
+
+
+def read_projections(store: Store, config: AuditConfig, units: list[Unit]) -> Floats:
+    """`(N,)`: distance of each sample's nearest example from the manifold; NaN without one."""
+    table, _ = _read(store, config, units)
+    distance: Floats = _plain(table, "distance").astype(np.float64)
+    return distance
 
 
 def read_paths(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elbowroom.audit.config import AuditConfig, why_uncertified
 from elbowroom.audit.summary import TrustCheck
-from elbowroom.audit.tables import PathTable, Tables
+from elbowroom.audit.tables import AttackTable, ManifoldTable, PathTable, Tables
 from elbowroom.classifier import Classifier
 from elbowroom.features import features_of
 from elbowroom.goals import Misclassified
@@ -114,7 +114,11 @@ def recheck(clf: Classifier, tables: Tables, y: Tensor) -> TrustCheck:
     """Every stored example is classified again, in batches of another size."""
     wrong = checked = 0
     with clf.session():
-        for attack in tables.attacks.values():
+        found: list[AttackTable | ManifoldTable] = [
+            *tables.attacks.values(),
+            *tables.on_manifold.values(),
+        ]
+        for attack in found:
             points = torch.tensor(attack.points, dtype=clf.dtype)
             parts = [clf.logits(p.to(clf.device)).argmax(dim=1) for p in torch.split(points, BATCH)]
             counted = torch.tensor(attack.success, device=y.device)

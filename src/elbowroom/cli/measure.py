@@ -13,6 +13,7 @@ from elbowroom.cli.options import NormOption, Output, SeedOption, Subject, comma
 from elbowroom.data import Dataset
 from elbowroom.job import audit as run_audit
 from elbowroom.job import rebuild
+from elbowroom.manifold.registry import USUAL_DECODERS
 from elbowroom.norms import Norm
 
 DOUBTFUL = 3
@@ -29,6 +30,13 @@ def audit(
     method: Annotated[
         list[str] | None,
         typer.Option(help="Only this method, such as ddn; repeatable."),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the manifold that the data lie on, as for manifold attack; fonts for fonts, "
+            "and none otherwise, by default."
+        ),
     ] = None,
     seed: SeedOption = 0,
     chunk: Annotated[int, typer.Option(min=1, help="Samples computed together.")] = 32,
@@ -51,6 +59,8 @@ def audit(
     samples = whole.take(subject.samples) if enough else subject.load_data(output)
     clf = subject.load_classifier(samples)
     folder = out or f"runs/{_folder_name(subject.model)}-{_folder_name(subject.data)}"
+    through = USUAL_DECODERS.get(subject.data) if decoder is None else decoder
+    through = None if through == "none" else through
     with output.progress() as bar:
         task = bar.add_task("starting", total=1)
 
@@ -62,8 +72,9 @@ def audit(
             samples,
             folder,
             norm=norm,
-            methods=_selected(clf, samples, Norm.parse(norm), seed, method),
+            methods=_selected(clf, samples, Norm.parse(norm), seed, method, through),
             whole=whole,
+            decoder=through,
             seed=seed,
             chunk=chunk,
             unit=unit,
@@ -94,12 +105,17 @@ def _show(card: Card, output: Output) -> None:
 
 
 def _selected(
-    clf: Classifier, data: Dataset, norm: Norm, seed: int, names: list[str] | None
+    clf: Classifier,
+    data: Dataset,
+    norm: Norm,
+    seed: int,
+    names: list[str] | None,
+    decoder: str | None,
 ) -> dict[str, MethodConfig] | None:
     """The named methods; the default set if none are named."""
     if not names:
         return None
-    every = all_methods(clf, data.x.to(clf.device, clf.dtype), norm, seed)
+    every = all_methods(clf, data.x.to(clf.device, clf.dtype), norm, seed, decoder)
     if unknown := [name for name in names if name not in every]:
         raise ValueError(f"no method {unknown[0]!r} in this audit; there are {', '.join(every)}")
     return {name: method for name, method in every.items() if name in names}

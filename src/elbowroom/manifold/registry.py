@@ -18,6 +18,10 @@ DECODERS: dict[str, Callable[[str], Decoder]] = {
 """Name -> decoder of the samples of a split."""
 
 
+#: Data set -> the decoder that is exact for it.
+USUAL_DECODERS = {"fonts": "fonts"}
+
+
 def decoder(spec: str, split: str = "test") -> Decoder:
     """The decoder `spec` for the samples of `split`.
 

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elbowroom.audit.gallery import Exhibits, InvarianceExample, SensitivityExample
+from elbowroom.audit.gallery import (
+    Exhibits,
+    InvarianceExample,
+    OnManifoldExample,
+    SensitivityExample,
+)
 from elbowroom.report.figures import number
 from elbowroom.report.pictures import Array, Picture, difference, is_picture, picture
 
@@ -54,6 +59,13 @@ class LogitRow:
 @dataclass(frozen=True)
 class SensitivityView:
     found: SensitivityExample
+    pictures: list[Picture]
+    features: Features | None
+
+
+@dataclass(frozen=True)
+class OnManifoldView:
+    found: OnManifoldExample
     pictures: list[Picture]
     features: Features | None
 
@@ -129,6 +141,34 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
                 between=float(np.linalg.norm(found.target - found.toward)),
             )
         )
+    return views
+
+
+def on_manifold_views(exhibits: Exhibits) -> list[OnManifoldView]:
+    views = []
+    for found in exhibits.on_manifold_examples:
+        pictures: list[Picture] = []
+        features = None
+        if is_picture(found.original.shape):
+            name, bounds = f"sample {found.index}", exhibits.bounds
+            pictures = [
+                picture(found.original, bounds, f"{name}: {found.label}", "original"),
+                picture(
+                    found.adversarial,
+                    bounds,
+                    f"{name}, moved along the manifold: decided as {found.decision}",
+                    "moved along the manifold",
+                ),
+                difference(
+                    found.original,
+                    found.adversarial,
+                    f"{name}: what was changed, blue for less, red for more",
+                ),
+            ]
+        else:
+            columns = [("original", found.original), ("moved", found.adversarial)]
+            features = feature_table(columns, found.original, found.adversarial)
+        views.append(OnManifoldView(found, pictures, features))
     return views
 
 

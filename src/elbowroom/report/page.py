@@ -10,7 +10,7 @@ from elbowroom.audit.gallery import Exhibits
 from elbowroom.audit.summary import Summary
 from elbowroom.report.charts import charts, distance_notes
 from elbowroom.report.classes import matrix
-from elbowroom.report.exhibits import invariance_views, sensitivity_views
+from elbowroom.report.exhibits import invariance_views, on_manifold_views, sensitivity_views
 from elbowroom.report.figures import count, number, percent, unit
 from elbowroom.report.paths import path_views
 from elbowroom.report.pictures import channel_note, is_picture
@@ -32,6 +32,7 @@ def render(summary: Summary, exhibits: Exhibits) -> str:
             distance_notes=distance_notes(summary, exhibits),
             sensitive=sensitivity_views(exhibits, summary.sensitivity.norm),
             invariant=invariance_views(exhibits, summary.data.classes),
+            on_manifold=on_manifold_views(exhibits),
             paths=path_views(exhibits),
             matrix=matrix(summary),
             channel_note=channel_note(shape) if is_picture(shape) else None,

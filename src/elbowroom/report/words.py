@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elbowroom.audit.gallery import Exhibits
-from elbowroom.audit.summary import Summary
+from elbowroom.audit.summary import OnManifold, Summary
 from elbowroom.report.figures import count, number, percent, unit
 
 
@@ -30,10 +30,12 @@ class Answer:
 
 
 def answers(summary: Summary, exhibits: Exhibits) -> list[Answer]:
-    """Too sensitive, guaranteed, too invariant: in this order."""
-    return [_sensitive(summary, exhibits), _guaranteed(summary, exhibits), _invariant(summary)]
+    """Too sensitive, guaranteed, too invariant, and wrong on the manifold: in this order."""
+    usual = [_sensitive(summary, exhibits), _guaranteed(summary, exhibits), _invariant(summary)]
+    return [*usual, _on_manifold(summary.on_manifold)] if summary.on_manifold else usual
 
 
+LEAVES = 0.9  # of the move: what counts as leaving the manifold
 NOTHING_RIGHT = "No sample is classified rightly, so there is no right decision to change."
 
 
@@ -143,6 +145,38 @@ def _invariant(summary: Summary) -> Answer:
         "between the two: an upper bound",
         sentences,
         beside=f"of {between}" if between and median is not None else None,
+    )
+
+
+def _on_manifold(found: OnManifold) -> Answer:
+    sentences = []
+    if found.success_rate is None:
+        sentences.append("No sample is classified rightly as the decoder has it.")
+    else:
+        assert found.lower is not None
+        assert found.upper is not None
+        sentences.append(
+            "So many samples are decided otherwise after a small move along the data manifold, to "
+            "an input as the data have them. These are generalisation errors: more or better data "
+            f"help. (95 % interval: {percent(found.lower)} to {percent(found.upper)}.)"
+        )
+    if found.median_ratio is not None and found.median_off_manifold is not None:
+        sentences.append(
+            f"The nearest examples of the other attacks lie {number(found.median_off_manifold)} L2 "
+            f"off the manifold, {percent(found.median_ratio)} of how far they moved (medians): "
+            + (
+                "they leave it almost at right angles and are no inputs that the data have."
+                if found.median_ratio >= LEAVES
+                else "a good part of their move is along it."
+            )
+        )
+    return Answer(
+        "manifold",
+        "Wrong on real inputs?",
+        None if found.success_rate is None else percent(found.success_rate),
+        "of the rightly classified samples",
+        f"have an example on the manifold ({found.decoder}): a lower bound",
+        sentences,
     )
 
 
