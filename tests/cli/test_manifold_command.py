@@ -104,7 +104,7 @@ def test_a_manifold_is_learned_attacked_and_looked_at(tmp_path):
         (["train", "--label", "11", "--count", "20"], "has no sample of class 11"),
         (["train", "--set", "speed=1"], "training has no option 'speed'"),
         (["train", "--set", "epochs=0"], "epochs must be positive"),
-        (["train", "--data", "iris"], "square images"),
+        (["train", "--data", "iris"], "for images"),
     ],
 )
 def test_training_that_cannot_be(arguments, words, tmp_path):

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 from elbowroom.cli import app
 from elbowroom.data import Dataset
-from elbowroom.manifold import Pixels
 from elbowroom.manifold.rates import Rate
 from elbowroom.papers import manifold
 from elbowroom.papers.manifold import (
@@ -123,10 +122,7 @@ def test_transferred_examples_are_those_that_fool_both():
         layer.weight.data, layer.bias.data = torch.tensor([[0.0], [1.0]]), torch.tensor([0.0, -at])
         return layer
 
-    trial = Trial(
-        test, manifold=lambda: Pixels((1,), (0.0, 1.0)), data_manifold=None, restarts=3, seed=0,
-        surrogate=lambda: threshold(0.3),
-    )  # fmt: skip
+    trial = Trial(test, manifold="none", restarts=3, surrogate=lambda: threshold(0.3))
     target = trial.classifier(threshold(0.5))
     right = decisions(target, test.x) == test.y
     assert right.all()

@@ -10,10 +10,16 @@ from torch.nn import functional as F
 
 from elbowroom import data, models
 from elbowroom.data import Dataset
-from elbowroom.manifold.vae_gan import as_decoder, load_decoder, load_vae_gan
+from elbowroom.manifold.vae_gan import as_decoder, load_decoder, load_vae_gan, save_vae_gan
 from elbowroom.models.vae_gan import VaeGan
 from elbowroom.sampling import epoch_seed
-from elbowroom.training.vae_gan import VaeGanTraining, divergence, losses, train_vae_gan
+from elbowroom.training.vae_gan import (
+    VaeGanTraining,
+    _fit_mixture,
+    divergence,
+    losses,
+    train_vae_gan,
+)
 
 SMALL = VaeGanTraining(widths=(8, 8, 8), epochs=2, batch_size=20, size=3)
 
@@ -26,10 +32,12 @@ def letters(count=60, label=None):
     return replace(found, x=found.x[rows], y=found.y[rows])
 
 
-@pytest.mark.parametrize(("side", "channels"), [(28, 1), (32, 3), (9, 2)])
-def test_shapes(side, channels):
-    model = VaeGan(side=side, channels=channels, size=4, widths=(4, 6, 8))
-    x = torch.rand(5, channels, side, side)
+@pytest.mark.parametrize(
+    ("sides", "channels"), [((28, 28), 1), ((32, 32), 3), ((9, 9), 2), ((28, 24), 3), ((9, 14), 1)]
+)
+def test_shapes(sides, channels):
+    model = VaeGan(shape=(channels, *sides), size=4, widths=(4, 6, 8))
+    x = torch.rand(5, channels, *sides)
     mean, log_variance = model.encode(x)
     assert mean.shape == log_variance.shape == (5, 4)
     assert model(x).shape == x.shape
@@ -67,6 +75,24 @@ def test_the_losses_of_the_paper():
     torch.testing.assert_close(found.encoder, distance + divergence(mean, log_variance).mean())
     torch.testing.assert_close(found.decoder, distance - fake.log().mean())
     torch.testing.assert_close(found.discriminator, -real.log().mean() - (1 - fake).log().mean())
+
+
+def test_the_loss_of_samples_of_the_prior():
+    """Larsen et al. 2016: besides reconstructions the discriminator sees decoded noise."""
+    torch.manual_seed(0)
+    model = VaeGan(size=3, widths=(4, 4, 4)).double().eval()
+    x, noise = torch.rand(7, 1, 28, 28).double(), torch.randn(7, 3).double()
+    plain, with_samples = losses(model, x, noise, 2.5), losses(model, x, noise, 2.5, generated=4.0)
+    told = torch.sigmoid(model.discriminator(model.decoder(noise)))
+    assert torch.equal(with_samples.encoder, plain.encoder)
+    torch.testing.assert_close(with_samples.decoder, plain.decoder - 4 * told.log().mean())
+    mean, log_variance = model.encode(x)
+    decoded = model.decoder(mean + noise * (log_variance / 2).exp())
+    real, fooled = (torch.sigmoid(model.discriminator(images)) for images in (x, decoded))
+    fakes = torch.cat([fooled, told])
+    torch.testing.assert_close(
+        with_samples.discriminator, -real.log().mean() - (1 - fakes).log().mean()
+    )
 
 
 def test_each_loss_moves_its_own_network(monkeypatch):
@@ -117,9 +143,48 @@ def test_learning_and_resuming(tmp_path):
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
     loaded = load_vae_gan(whole)
-    assert torch.equal(loaded(images.x[:4]), model(images.x[:4]))
+    some = images.x[:4]
+    torch.testing.assert_close(loaded.decode(loaded.code(some)), model.decode(model.code(some)))
+    # Codes are standardised, and what they decode to is not changed by it.
+    codes = model.code(images.x).double()
+    torch.testing.assert_close(codes.mean(dim=0), torch.zeros(3).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(torch.cov(codes.mT), torch.eye(3).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(model.decode(codes.float()), model(images.x), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="epochs was 2, is now 3"):
         train_vae_gan(images, replace(SMALL, epochs=3), folder=whole)
+
+
+def test_random_codes_are_distributed_as_the_fitted_ones():
+    """Of two groups of codes, a mixture draws both in their shares."""
+    torch.manual_seed(0)
+    model = VaeGan(size=2, widths=(4, 4, 4), components=5)
+    generator = torch.Generator().manual_seed(0)
+    prior = model.draw(20_000, generator)
+    torch.testing.assert_close(torch.cov(prior.mT), torch.eye(2), rtol=0, atol=0.05)
+    low, high = torch.randn(300, 2) * 0.1 - 2, torch.randn(900, 2) * 0.1 + 1
+    _fit_mixture(model, torch.cat([low, high]), seed=0)
+    assert float(model.shares.sum()) == pytest.approx(1)
+    drawn = model.draw(20_000, generator)
+    lower = drawn[:, 0] < -0.5
+    assert float(lower.double().mean()) == pytest.approx(0.25, abs=0.02)
+    torch.testing.assert_close(drawn[lower].mean(dim=0), low.mean(dim=0), rtol=0, atol=0.02)
+    torch.testing.assert_close(drawn[~lower].std(dim=0), high.std(dim=0), rtol=0.15, atol=0)
+
+
+def test_a_moving_decoder_moves_its_image(tmp_path):
+    torch.manual_seed(0)
+    model = VaeGan(size=3, widths=(4, 4, 4), moving=True).eval()
+    inner = model.decoder.image
+    z = torch.randn(2, 3)
+    # Without any dependence on the code nothing moves.
+    model.decoder.parameters_of.weight.data.zero_()
+    torch.testing.assert_close(model.decoder(z), inner(z), rtol=0, atol=1e-5)
+    # One pixel to the left, at 1 in the first dimension of the code.
+    model.decoder.parameters_of.weight.data[0, 0] = 2 / 27
+    z[:, 0] = 1.0
+    torch.testing.assert_close(model.decoder(z)[..., :-1], inner(z)[..., 1:], rtol=0, atol=1e-5)
+    save_vae_gan(model, tmp_path, {})
+    torch.testing.assert_close(load_vae_gan(tmp_path).decoder(z), model.decoder(z))
 
 
 def test_decoders_of_a_folder(tmp_path):
@@ -132,7 +197,7 @@ def test_decoders_of_a_folder(tmp_path):
     rows = (images.y == 0) | (images.y == 3)
     x, y = images.x[rows], images.y[rows]
     codes = decoder.encode(x, y)
-    assert bool((codes.z.abs() <= 2).all())
+    assert bool((codes.z.abs() <= 3).all())
     assert decoder.samples(codes).shape == x.shape
     assert as_decoder(load_vae_gan(tmp_path / "class-0")).size == 3
     with pytest.raises(ValueError, match="class 1 has no decoder"):
@@ -141,13 +206,13 @@ def test_decoders_of_a_folder(tmp_path):
 
 def test_data_and_files_that_are_refused(tmp_path):
     images = letters(20)
-    with pytest.raises(ValueError, match="square images"):
+    with pytest.raises(ValueError, match="for images"):
         train_vae_gan(
             Dataset("d", "s", torch.rand(4, 5), torch.arange(4), ("a",) * 4, (0.0, 1.0), "")
         )
     with pytest.raises(ValueError, match=r"values in \[0, 1\]"):
         train_vae_gan(replace(images, bounds=(-1.0, 1.0)))
-    with pytest.raises(ValueError, match="training needs two"):
+    with pytest.raises(ValueError, match="codes of 10 dimensions need more"):
         train_vae_gan(replace(images, x=images.x[:1], y=images.y[:1]))
     with pytest.raises(ValueError, match="reconstruction must be positive"):
         VaeGanTraining(reconstruction=0)
@@ -158,8 +223,8 @@ def test_data_and_files_that_are_refused(tmp_path):
     models.save(models.build("mlp", sizes=[4, 2]), tmp_path / "other.safetensors", {})
     with pytest.raises(ValueError, match="no VAE-GAN"):
         load_vae_gan(tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="side must be at least 8"):
-        VaeGan(side=6)
+    with pytest.raises(ValueError, match="sides must be at least 8"):
+        VaeGan(shape=(1, 6, 28))
 
 
 def test_softplus_is_the_logarithm_of_the_sigmoid():

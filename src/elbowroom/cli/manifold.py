@@ -28,7 +28,6 @@ from elbowroom.data import Dataset, fonts
 from elbowroom.files import write_atomically
 from elbowroom.manifold import (
     LATENT_ATTACKS,
-    ByClass,
     Codes,
     LatentAttack,
     Neighbours,
@@ -40,6 +39,7 @@ from elbowroom.manifold.registry import DECODERS, decoder
 from elbowroom.manifold.vae_gan import CLASS_FOLDER
 from elbowroom.norms import L2, Linf, Norm
 from elbowroom.papers.manifold_example_pages import Moved, manifold_page, samples_page
+from elbowroom.papers.manifold_samples import random_samples
 from elbowroom.papers.page import About, grey_scale
 from elbowroom.report.figures import number, percent
 from elbowroom.training.vae_gan import VaeGanReport, VaeGanTraining, train_vae_gan
@@ -280,14 +280,7 @@ def samples(
 
       elbowroom manifold samples --decoder runs/vae-fonts --out samples.html
     """
-    manifold = decoder(decoder_)
-    labels = sorted(manifold.decoders) if isinstance(manifold, ByClass) else [None]
-    generator = torch.Generator().manual_seed(seed)
-    strips = []
-    for label in labels:
-        z = manifold.clamp(torch.randn(count, manifold.size, generator=generator))
-        context = z.new_zeros(count, 0) if label is None else torch.full((count,), label)
-        strips.append((label, manifold.samples(Codes(z, context))))
+    strips = random_samples(decoder(decoder_), count, seed)
     facts = [
         ("command", shlex.join(["elbowroom", *sys.argv[1:]])),
         ("decoder", decoder_),
@@ -295,6 +288,7 @@ def samples(
         ("torch", torch.__version__),
     ]
     write_atomically(out, samples_page(strips, About(decoder_, "samples", (), facts)).encode())
+    labels = [label for label, _ in strips]
     output.result({"page": str(out), "classes": labels}, [("page", str(out))])
 
 

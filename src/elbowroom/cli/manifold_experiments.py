@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import Tensor
 
 from elbowroom import data, models
-from elbowroom.attacks import PGD
 from elbowroom.classifier import Classifier
 from elbowroom.cli.bounds_experiments import Job, Made, Options, Size
-from elbowroom.manifold import LatentPGD, Neighbours
+from elbowroom.manifold import Neighbours
 from elbowroom.manifold.registry import decoder
-from elbowroom.norms import Linf
 from elbowroom.papers.manifold import (
     Sweep,
     Trained,
@@ -23,14 +21,25 @@ from elbowroom.papers.manifold import (
     rank_correlations,
     sweep,
 )
+from elbowroom.papers.manifold_attacks import ATTACKS, Found, Trial, decisions
 from elbowroom.papers.manifold_distance import distances, rank_test
+from elbowroom.papers.manifold_example_pages import (
+    Both,
+    Example,
+    both_page,
+    quality_page,
+    quality_sentences,
+)
 from elbowroom.papers.manifold_pages import (
     distance_sentences,
     distances_page,
     needed_sentences,
     sweep_page,
 )
+from elbowroom.papers.manifold_samples import quality
+from elbowroom.papers.page import grey_scale
 from elbowroom.report.figures import number, percent
+from elbowroom.training import Recipe, TrainingRun
 
 
 def _sweep(figure: str) -> Callable[[Job], Made]:
@@ -83,17 +92,13 @@ def _figure_3(job: Job) -> Made:
     test = data.load(options["data"], "test", options["samples"])
     train = data.load(options["data"], "train", options["train"])
     clf = Classifier(models.load(options["model"]), bounds=test.bounds, name=str(options["model"]))
-    truth = decoder(options["truth"], "test") if options["truth"] else None
-    along = decoder(options["decoder"], "test")
     found = distances(
         clf,
-        test.x,
-        test.y,
-        regular=PGD.published_manifold(Linf, seed=job.seed),
-        along=LatentPGD(seed=job.seed),
-        decoder=along,
+        _trial(job, test),
+        regular=options["regular"],
+        on_manifold=options["on_manifold"],
         near=Neighbours(train.x, options["neighbours"]),
-        truth=truth,
+        truth=decoder(options["truth"], "test") if options["truth"] else None,
     )
     page = distances_page(found, job.about(clf.name, test.name))
     said = distance_sentences(found)
@@ -108,6 +113,90 @@ def _figure_3(job: Job) -> Made:
     return page, values, [("", sentence) for sentence in said]
 
 
+def _trial(job: Job, test: data.Dataset) -> Trial:
+    options = job.options
+    for name in (options["regular"], options["on_manifold"]):
+        if name not in ATTACKS or name.endswith("transfer"):
+            known = ", ".join(name for name in ATTACKS if not name.endswith("transfer"))
+            raise ValueError(f"unknown attack {name!r}; choose {known}")
+    return Trial(
+        test,
+        manifold=options["manifold"],
+        data_manifold=options["data_manifold"],
+        seed=job.seed,
+    )
+
+
+def _figure_2(job: Job) -> Made:
+    options = job.options
+    test = data.load(options["data"], "test", options["samples"])
+    clf = Classifier(models.load(options["model"]), bounds=test.bounds, name=str(options["model"]))
+    trial = _trial(job, test)
+    right = decisions(clf, test.x) == test.y
+    off, on = (ATTACKS[options[kind]](trial, clf) for kind in ("regular", "on_manifold"))
+    found = [
+        Both(
+            number=row,
+            label=int(test.y[row]),
+            sample=test.x[row],
+            regular=_example(clf, test, off, row),
+            on_manifold=_example(clf, test, on, row),
+        )
+        for row in (on.success & on.counts & right).nonzero().flatten().tolist()
+    ]
+    rates = [each.among(right).rate for each in (off, on)]
+    caption = (
+        f"Of the {int(right.sum())} rightly classified, {percent(rates[0].value)} have an example "
+        f"by {options['regular']}, {percent(rates[1].value)} one by {options['on_manifold']}. The "
+        f"first {min(len(found), options['shown'])} of the latter are shown."
+    )
+    about = replace(job.about(clf.name, test.name), classes=test.classes)
+    page = both_page(
+        found[: options["shown"]], about, captions=[caption], scale=grey_scale(clf, test.x)
+    )
+    values = {"regular": asdict(rates[0]), "on_manifold": asdict(rates[1])}
+    return page, values, [("", caption)]
+
+
+def _example(clf: Classifier, test: data.Dataset, found: Found, row: int) -> Example | None:
+    if not bool(found.success[row]):
+        return None
+    point = found.examples[row]
+    distance = float((point.double() - test.x[row].double()).norm())
+    return Example(point, int(decisions(clf, point[None])[0]), distance)
+
+
+def _figure_9(job: Job) -> Made:
+    options = job.options
+    test = data.load(options["data"], "test", options["tested"])
+    manifold = decoder(options["decoder"], "test")  # before a judge is trained
+    recipe = Recipe(
+        model=options["judge"], data=options["data"], count=options["judge_images"],
+        settings=TrainingRun(
+            epochs=options["judge_epochs"], learning_rate_decay=0.6, seed=JUDGE_SEED
+        ),
+    )  # fmt: skip
+    job.say(f"the network that judges, {options['judge']}, is trained if {job.runs} has none")
+    name = f"judge-{options['judge']}-{options['data']}-{options['judge_images']}"
+    judge = Classifier(recipe.run(job.runs / name, accelerator="cpu").model, bounds=test.bounds)
+    found = quality(
+        manifold, judge, test, samples=options["samples"], shown=options["shown"], seed=job.seed
+    )
+    about = replace(job.about(options["decoder"], test.name), classes=test.classes)
+    values = {
+        "accuracy": asdict(found.accuracy),
+        "recognised": {str(label): asdict(one) for label, one in found.recognised.items()},
+        "reconstructed": asdict(found.reconstructed),
+        "mean_ssim": float(found.similarity.mean()),
+    }
+    lines = [
+        (test.classes[label], f"{percent(one.value)} of the random samples recognised")
+        for label, one in found.recognised.items()
+    ]
+    lines += [("", sentence) for sentence in quality_sentences(found)]
+    return quality_page(found, about), values, lines
+
+
 def _median(values: Tensor) -> float | None:
     return float(values.double().quantile(0.5)) if len(values) else None
 
@@ -119,6 +208,8 @@ def _plan(**options: Any) -> Options:
         name: list(value) if isinstance(value, tuple) else value for name, value in each.items()
     }
 
+
+JUDGE_SEED = 1_000_033  # no network of a sweep has it
 
 _SMALL: Options = {
     "images": [250, 1000, 2500], "seeds": 1, "steps": 10, "tested": 2000, "attacked": 200,
@@ -163,32 +254,46 @@ _SWEEPS: dict[str, dict[Size, Options]] = {
         ],
     ),
 }  # fmt: skip
+_QUALITY: Options = {
+    "data": "mnist", "decoder": "runs/vae-mnist", "samples": 1000, "shown": 12, "tested": 10_000,
+    "judge": "fonts-cnn", "judge_images": 60_000, "judge_epochs": 5,
+}  # fmt: skip
+
+
+def _pictures(**options: Any) -> dict[Size, Options]:
+    shown = {**_KINDS, "samples": 100, "shown": 12, **options}
+    return {"small": shown, "paper": {**shown, "samples": 1000, "shown": 100}}
+
+
+def _planes(**options: Any) -> dict[Size, Options]:
+    small = {
+        **_KINDS, "samples": 200, "train": 10_000, "neighbours": 50, "truth": "fonts", **options
+    }  # fmt: skip
+    return {"small": small, "paper": {**small, "samples": 5000, "train": 60_000}}
+
+
+#: What figures about examples of both kinds are of; attacks by their names in a sweep.
+_KINDS: Options = {
+    "model": "fonts-plain", "data": "fonts", "manifold": "fonts", "data_manifold": "",
+    "regular": "regular", "on_manifold": "on-manifold",
+}  # fmt: skip
 _ALSO = {"5": "Fig. 5 and 6", "12": "Fig. 8 and 12"}
 
 #: Experiment -> how it is made, and its options at both sizes.
 EXPERIMENTS: dict[str, tuple[Callable[[Job], Made], dict[Size, Options]]] = {
-    "manifold-figure-3": (
-        _figure_3,
+    "manifold-figure-2": (_figure_2, _pictures()),
+    "manifold-figure-3": (_figure_3, _planes()),
+    "manifold-figure-9": (
+        _figure_9,
         {
-            "small": {
-                "model": "fonts-plain",
-                "data": "fonts",
-                "samples": 200,
-                "train": 10_000,
-                "neighbours": 50,
-                "decoder": "fonts",
-                "truth": "fonts",
-            },
-            "paper": {
-                "model": "fonts-plain",
-                "data": "fonts",
-                "samples": 5000,
-                "train": 60_000,
-                "neighbours": 50,
-                "decoder": "fonts",
-                "truth": "fonts",
-            },
+            "small": {**_QUALITY, "samples": 200, "tested": 1000},
+            "paper": _QUALITY,
         },
+    ),
+    "manifold-figure-14": (_figure_3, _planes(regular="regular CW", on_manifold="on-manifold CW")),
+    "manifold-figure-17": (
+        _figure_2,
+        _pictures(on_manifold="on-data-manifold", data_manifold="runs/vae-all"),
     ),
     **{
         f"manifold-figure-{figure}": (_sweep(_ALSO.get(figure, f"Fig. {figure}")), sizes)

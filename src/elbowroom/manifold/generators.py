@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ class Generator(Decoder):
 
     encoder: from samples to codes; by default codes are sought by projection from 0.
     bound:   of every latent dimension, in size; 2 in the Manifold paper (3.3).
+    draw:    random codes `(count, size)`; by default normal ones.
     """
 
     def __init__(
@@ -26,12 +27,22 @@ class Generator(Decoder):
         *,
         encoder: nn.Module | None = None,
         bound: float = math.inf,
+        draw: Callable[[int, torch.Generator], Tensor] | None = None,
     ) -> None:
         if size < 1 or not bound > 0:
             raise ValueError(f"size and bound must be positive, not {size} and {bound}")
         self.network, self.encoder = network.eval(), encoder.eval() if encoder else None
         self.upper = torch.full((size,), float(bound))
         self.lower = -self.upper
+        self._draw = draw
+
+    def draw(self, count: int, generator: torch.Generator) -> Codes:
+        """`count` random codes, as the data are distributed as far as the model has learned it."""
+        if self._draw is None:
+            z = torch.randn(count, self.size, generator=generator)
+        else:
+            z = self._draw(count, generator)
+        return Codes(self.clamp(z), z.new_zeros(count, 0))
 
     def decode(self, z: Tensor, context: Tensor) -> Tensor:
         samples: Tensor = self.network(z)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
@@ -15,30 +16,33 @@ from elbowroom.models.vae_gan import VaeGan
 
 WEIGHTS_FILE = "vae-gan.safetensors"
 CLASS_FOLDER = "class-{}"
-# A normal prior, cut off where the paper cuts it (3.3).
-BOUND = 2.0
+# The paper cuts off at 2 (3.3), which of standardised codes with 10 dimensions is every third.
+BOUND = 3.0
 
 
 def save_vae_gan(model: VaeGan, folder: Path, metadata: dict[str, str]) -> None:
     """Its weights, with what it takes to build it again."""
-    shape = {name: getattr(model, name) for name in ("channels", "side", "size", "hidden")}
-    architecture = json.dumps({**shape, "widths": list(model.widths)})
+    names = ("shape", "size", "widths", "hidden", "moving", "components")
+    architecture = json.dumps({name: getattr(model, name) for name in names})
     models.save(model, folder / WEIGHTS_FILE, {"architecture": architecture, **metadata})
 
 
-class _MeanCode(nn.Module):
-    def __init__(self, model: VaeGan) -> None:
+class _Part(nn.Module):
+    """A method of a model as a network of its own."""
+
+    def __init__(self, model: VaeGan, method: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.model.encode(x)[0]
+        return self.method(x)
 
 
 def as_decoder(model: VaeGan) -> Generator:
-    """Its decoder, codes by its encoder's mean, in the paper's `[-2, 2]^size`."""
+    """Its decoder, with standardised codes by its encoder's mean, each in [-3, 3]."""
     model = model.eval().requires_grad_(False)
-    return Generator(model.decoder, model.size, encoder=_MeanCode(model), bound=BOUND)
+    decode, code = _Part(model, model.decode), _Part(model, model.code)
+    return Generator(decode, model.size, encoder=code, bound=BOUND, draw=model.draw)
 
 
 def load_vae_gan(path: str | Path) -> VaeGan:
@@ -57,7 +61,8 @@ def load_vae_gan(path: str | Path) -> VaeGan:
     try:
         with safe_open(file, framework="pt") as opened:
             options = json.loads((opened.metadata() or {})["architecture"])
-        model = VaeGan(**{**options, "widths": tuple(options["widths"])})
+        tuples = {name: tuple(options[name]) for name in ("shape", "widths")}
+        model = VaeGan(**{**options, **tuples})
     except (KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(f"{str(file)!r} is no VAE-GAN of elbowroom manifold train") from error
     models.load_state(model, state, file)

@@ -19,7 +19,6 @@ from elbowroom import data
 from elbowroom.classifier import Classifier
 from elbowroom.files import write_atomically
 from elbowroom.manifold.rates import Rate, rate
-from elbowroom.manifold.registry import decoder
 from elbowroom.papers.lra import Advance
 from elbowroom.papers.manifold_attacks import ATTACKS, DATA_ETA, Success, Trial, decisions
 from elbowroom.training import (
@@ -174,8 +173,8 @@ def sweep(
 
     trial = Trial(
         attacked,
-        manifold=lambda: decoder(plan.manifold, "test"),
-        data_manifold=lambda: decoder(plan.data_manifold, "test"),
+        manifold=plan.manifold,
+        data_manifold=plan.data_manifold,
         restarts=plan.restarts,
         seed=seed,
         surrogate=lambda: network("normal", SURROGATE_IMAGES, SURROGATE_SEED).model,

@@ -22,6 +22,7 @@ from elbowroom.manifold import (
     Pixels,
 )
 from elbowroom.manifold.rates import Rate, rate
+from elbowroom.manifold.registry import decoder
 from elbowroom.norms import L2, Linf, Norm
 
 DATA_ETA = 0.1  # in class-agnostic codes, so that classes are seldom left (suppl. G)
@@ -38,22 +39,23 @@ class Success:
 class Trial:
     """Test images to be attacked, with what all networks share.
 
-    test:      the images. manifold, data_manifold: of single classes, and of all together.
+    test:      the images. manifold, data_manifold: decoders of single classes and of all together,
+               by name; the second one only if an attack needs it.
     restarts:  runs of the attacks in balls. seed: of everything random.
-    surrogate: makes the network that examples are transferred from.
+    surrogate: makes the network that examples are transferred from, if an attack needs it.
     """
 
     def __init__(
         self,
         test: Dataset,
         *,
-        manifold: Callable[[], Decoder],
-        data_manifold: Callable[[], Decoder],
-        restarts: int,
-        seed: int,
-        surrogate: Callable[[], nn.Module],
+        manifold: str,
+        data_manifold: str = "",
+        restarts: int = 5,
+        seed: int = 0,
+        surrogate: Callable[[], nn.Module] | None = None,
     ) -> None:
-        self.x, self.y, self.bounds = test.x, test.y, test.bounds
+        self.x, self.y, self.bounds, self.split = test.x, test.y, test.bounds, test.split
         self.restarts, self.seed = restarts, seed
         self._manifold, self._data_manifold, self._surrogate = manifold, data_manifold, surrogate
 
@@ -62,22 +64,26 @@ class Trial:
 
     @cached_property
     def manifold(self) -> tuple[Decoder, Codes]:
-        decoder = self._manifold()
-        return decoder, decoder.encode(self.x, self.y)
+        return self._codes(self._manifold)
 
     @cached_property
     def data_manifold(self) -> tuple[Decoder, Codes]:
-        decoder = self._data_manifold()
-        return decoder, decoder.encode(self.x, self.y)
+        return self._codes(self._data_manifold)
 
     @cached_property
     def pixels(self) -> tuple[Decoder, Codes]:
-        decoder = Pixels(self.x.shape[1:], self.bounds)
-        return decoder, decoder.encode(self.x, self.y)
+        every = Pixels(self.x.shape[1:], self.bounds)
+        return every, every.encode(self.x, self.y)
+
+    def _codes(self, name: str) -> tuple[Decoder, Codes]:
+        found = decoder(name, self.split)
+        return found, found.encode(self.x, self.y)
 
     @cached_property
     def surrogate(self) -> tuple[Classifier, Tensor]:
         """What examples are transferred from, and `(N,)` bool: what it classifies rightly."""
+        if self._surrogate is None:
+            raise ValueError("there is no network to transfer examples from")
         clf = self.classifier(self._surrogate())
         return clf, decisions(clf, self.x) == self.y
 

@@ -1,4 +1,4 @@
-"""How far from the manifold are examples of both kinds? (Manifold, Fig. 3 and 10, suppl. C)"""
+"""How far from the manifold are examples of both kinds? (Manifold, Fig. 3, 10 and 14, suppl. C)"""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from elbowroom.attacks import Attack
 from elbowroom.classifier import Classifier
-from elbowroom.manifold import Codes, Decoder, LatentAttack, Neighbours, project, tangent_cosine
+from elbowroom.manifold import Codes, Decoder, Neighbours, project, tangent_cosine
 from elbowroom.norms import L2
+from elbowroom.papers.manifold_attacks import ATTACKS, Trial, decisions
 
 BATCH = 250
 
@@ -41,40 +41,36 @@ class Distances:
 
 def distances(
     clf: Classifier,
-    x: Tensor,
-    y: Tensor,
+    trial: Trial,
     *,
-    regular: Attack,
-    along: LatentAttack,
-    decoder: Decoder,
+    regular: str,
+    on_manifold: str,
     near: Neighbours,
     truth: Decoder | None = None,
 ) -> Distances:
-    """Attack the samples `x` `(N, *shape)` in both ways, those that are classified correctly.
+    """Attack the images of `trial` in both ways; those that are classified correctly count.
 
-    decoder: what `along` moves through. truth: the true manifold, where it is known.
+    regular, on_manifold: of `ATTACKS`. truth: the true manifold, where it is known.
     """
-    with clf.session():
-        right = clf.logits(x).argmax(dim=1) == y
-    x, y = x[right], y[right]
-    off = regular(clf, x, y)
-    rows = off.success.nonzero().flatten()
-    on = along(clf, decoder, decoder.encode(x, y), y)
-    found = on.success & on.correct
-    examples = off.adversarial[rows]
+    x, y = trial.x, trial.y
+    right = decisions(clf, x) == y
+    off, on = ATTACKS[regular](trial, clf), ATTACKS[on_manifold](trial, clf)
+    rows = (off.success & right).nonzero().flatten()
+    found = on.success & on.counts & right
+    examples = off.examples[rows]
     projection, cosine = None, None
     if truth is not None:
         codes = truth.encode(x, y)
         projection = _projected(truth, examples, codes.take(rows))
         chance = (truth.size / x[0].numel()) ** 0.5
-        cosine = tangent_cosine(clf, truth, codes, y), chance
+        cosine = tangent_cosine(clf, truth, codes.take(right), y[right]), chance
     return Distances(
         perturbation=L2.length(examples.double() - x[rows].double()),
         projection=projection,
         planes={
             "regular": near.distance(examples, x[rows]),
-            "on-manifold": near.distance(on.adversarial[found], x[found]),
-            "test images": near.distance(x, x),
+            "on-manifold": near.distance(on.examples[found], x[found]),
+            "test images": near.distance(x[right], x[right]),
         },
         cosine=cosine,
     )
