@@ -7,6 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from elbowroom.cli import app
+from elbowroom.manifold.vae_gan import load_vae_gan
+from elbowroom.training.vae_gan_recipes import VAE_GANS
 
 
 def run(*arguments):
@@ -114,3 +116,28 @@ def test_training_that_cannot_be(arguments, words, tmp_path):
     done = run("samples", "--decoder", tmp_path)
     assert done.exit_code == 1
     assert "no trained VAE-GAN" in done.output
+
+
+def test_recipes(tmp_path):
+    quick = ["--set", "widths=[4,4,4]", "--set", "epochs=1", "--set", "size=3", "--count", "60"]
+    folder = tmp_path / "vae"
+    done = run("train", "--recipe", "fonts", "--label", "2", *quick, "--out", folder)
+    assert done.exit_code == 0, done.output
+    model = load_vae_gan(folder / "class-2")
+    assert model.moving  # as the recipe has it
+    assert model.widths == (4, 4, 4)
+    for name, recipe in VAE_GANS.items():
+        assert recipe.of(1).epochs == recipe.settings.epochs
+        assert name.startswith(recipe.data)
+    published = VAE_GANS["emnist-digits-published"]
+    assert [published.of(k).reconstruction for k in (0, 1, 2, None)] == [2.75, 5.6, 2.5, 2.5]
+    done = run("train", "--recipe", "emnist", "--out", folder)
+    assert "unknown recipe 'emnist'; choose fonts-published" in done.output
+    done = run("train", "--recipe", "fonts", "--data", "mnist", "--out", folder)
+    assert "has data of its own" in done.output
+
+
+def test_samples_of_what_cannot_be_drawn():
+    done = run("samples", "--decoder", "fonts")
+    assert done.exit_code == 1
+    assert "random codes cannot be drawn for a Fonts decoder" in done.output

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from elbowroom.data import DATASETS, GENERATED, Dataset, cifar10_jpeg, load
+from elbowroom.data import COUNTED, DATASETS, Dataset, cifar10_jpeg, load
 
 FLOATS = np.linspace(0, 1, 12).reshape(3, 4)
 
@@ -245,4 +245,4 @@ def test_count_beyond_a_fixed_set():
 
 
 def test_generated_sets_have_names():
-    assert set(GENERATED) <= set(DATASETS)
+    assert set(COUNTED) <= set(DATASETS)

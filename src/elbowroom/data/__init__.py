@@ -6,19 +6,20 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from elbowroom.data import cifar10_jpeg, digits, fonts, own, tabular, two_moons
+from elbowroom.data import celeba, cifar10_jpeg, digits, fonts, own, tabular, two_moons
 from elbowroom.data.dataset import Dataset
 from elbowroom.data.fetch import report_progress
 from elbowroom.data.mnist import EMNIST_DIGITS, FASHION_MNIST, MNIST
 from elbowroom.imports import is_reference
 
-__all__ = ["DATASETS", "GENERATED", "Dataset", "load", "report_progress"]
+__all__ = ["COUNTED", "DATASETS", "Dataset", "load", "report_progress"]
 
 DATASETS: dict[str, Callable[[str], Dataset]] = {
     "fonts": fonts.generate,
     "mnist": MNIST.load,
     "fashion-mnist": FASHION_MNIST.load,
     "emnist-digits": EMNIST_DIGITS.load,
+    "celeba": celeba.load,
     "cifar10-jpeg75": cifar10_jpeg.load,
     "digits": digits.load,
     "iris": tabular.iris,
@@ -28,11 +29,12 @@ DATASETS: dict[str, Callable[[str], Dataset]] = {
 }
 """Name -> loader(split). A new data set is one entry here."""
 
-GENERATED: dict[str, Callable[[str, int], Dataset]] = {
+COUNTED: dict[str, Callable[[str, int], Dataset]] = {
+    "celeba": celeba.load,
     "fonts": fonts.generate,
     "two-moons": two_moons.generate,
 }
-"""Those of `DATASETS` that make as many samples as they are asked for: (split, count)."""
+"""Those of `DATASETS` that make or read as many samples as they are asked for: (split, count)."""
 
 
 def load(spec: str, split: str = "test", count: int | None = None) -> Dataset:
@@ -46,8 +48,8 @@ def load(spec: str, split: str = "test", count: int | None = None) -> Dataset:
     data that do not fit; `FileNotFoundError` for files that cannot be had, saying what to put
     where.
     """
-    if spec in GENERATED and count is not None:
-        return GENERATED[spec](split, count)
+    if spec in COUNTED and count is not None:
+        return COUNTED[spec](split, count)
     dataset = _load_all(spec, split)
     return dataset if count is None else dataset.take(count)
 

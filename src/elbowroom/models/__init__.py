@@ -11,7 +11,14 @@ from typing import Any
 from torch import nn
 
 from elbowroom.imports import call, resolve
-from elbowroom.models.convolutional import cifar_nin, fab_cifar, fonts_cnn, fonts_vgg, gts_cnn
+from elbowroom.models.convolutional import (
+    celeba_cnn,
+    cifar_nin,
+    fab_cifar,
+    fonts_cnn,
+    fonts_vgg,
+    gts_cnn,
+)
 from elbowroom.models.mlp import fonts_mlp, mlp, raghunathan_mnist
 from elbowroom.models.mnist import (
     lenet5,
@@ -48,6 +55,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "raghunathan-mnist": raghunathan_mnist,
     "gts-cnn": gts_cnn,
     "fonts-cnn": fonts_cnn,
+    "celeba-cnn": celeba_cnn,
     "fonts-mlp": fonts_mlp,
     "fonts-vgg": fonts_vgg,
     "fab-cifar": fab_cifar,

@@ -162,6 +162,8 @@ def sweep(
 
     An interrupted training goes on after its last epoch, and each measurement is kept.
     """
+    for training in plan.trainings:
+        plan.recipe(training, 2, seed)  # a decoder that is missing shows before anything long
     test = data.load(plan.data, "test", plan.tested)
     attacked = data.load(plan.data, "test", min(plan.attacked, plan.tested))
 
