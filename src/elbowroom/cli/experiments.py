@@ -54,9 +54,10 @@ def experiment(
     (bounds-table-5.1), LeNet-5 with response normalisation (bounds-table-5.3), kernels scaled down
     (bounds-figure-5.12), layers (bounds-figure-5.13). For a network of yours, see figure.
 
-    Of the Manifold paper: whether examples leave the manifold (manifold-figure-3), robustness on
-    and off that of FONTS over the number of training images (manifold-figure-5, with Fig. 6);
-    small takes about a quarter of an hour, paper days.
+    Of the Manifold paper, on FONTS or with other data and manifold: examples of both kinds (2, 17),
+    whether they leave the manifold (3, 14), robustness on and off it over the number of training
+    images (5, and 7, 12, 13, 15, 16, 18, 19 for other trainings, attacks and networks), samples of
+    learned manifolds (9); small takes minutes, up to a quarter of an hour, paper days.
 
     Networks that are trained need the extra \\[train]. They are kept in --runs: the first run of
     chapter 5 takes about ten minutes for each of them, and an interrupted training goes on.

@@ -23,7 +23,9 @@ class Distances:
     perturbation: of R regular examples, from their samples.
     projection:   of them, to the manifold that the decoder knows; None without the true one.
     planes:       kind of point ("regular", "on-manifold", "test images") -> distances to planes
-                  through the mean of the nearest training images.
+                  through the mean of the nearest training images (Fig. 10).
+    through_own:  the same, to planes through the point's own test image (Fig. 3); without test
+                  images, which lie on these.
     cosine:       of the loss gradient at samples, with the tangent of the manifold (C.1), and what
                   a random direction has on average (root mean square).
     """
@@ -31,6 +33,7 @@ class Distances:
     perturbation: Tensor
     projection: Tensor | None
     planes: dict[str, Tensor]
+    through_own: dict[str, Tensor]
     cosine: tuple[Tensor, float] | None
 
     @property
@@ -64,13 +67,19 @@ def distances(
         projection = _projected(truth, examples, codes.take(rows))
         chance = (truth.size / x[0].numel()) ** 0.5
         cosine = tangent_cosine(clf, truth, codes.take(right), y[right]), chance
+    points = {
+        "regular": (examples, x[rows]),
+        "on-manifold": (on.examples[found], x[found]),
+        "test images": (x[right], x[right]),
+    }
     return Distances(
         perturbation=L2.length(examples.double() - x[rows].double()),
         projection=projection,
-        planes={
-            "regular": near.distance(examples, x[rows]),
-            "on-manifold": near.distance(on.examples[found], x[found]),
-            "test images": near.distance(x[right], x[right]),
+        planes={name: near.distance(*pair) for name, pair in points.items()},
+        through_own={
+            name: near.distance(*pair, centre="sample")
+            for name, pair in points.items()
+            if name != "test images"
         },
         cosine=cosine,
     )

@@ -156,20 +156,24 @@ def _correlations(found: Sequence[Trained]) -> Table:
 def distances_page(found: Distances, about: About) -> str:
     """From `distances`: histograms, ratios and the rank test (Fig. 3 and 10)."""
     groups = dict(found.planes)
-    panels = [_histograms("planes", "Distance to the training images' planes", groups)]
+    panels = [
+        _histograms("planes", "Distance to planes through the neighbours' mean", groups),
+        _histograms("own", "Distance to planes through the test image", found.through_own),
+    ]
     if found.projection is not None:
         known = {"regular": found.projection, "perturbation": found.perturbation}
         panels.append(_histograms("truth", "Distance to the true manifold", known))
     rows = [
-        (name, [count(len(values)), *(number(q) for q in _quartiles(values))])
-        for name, values in groups.items()
+        (f"{name}, {centre}", [count(len(values)), *(number(q) for q in _quartiles(values))])
+        for centre, each in (("mean", groups), ("test image", found.through_own))
+        for name, values in each.items()
     ]
     tables = [
         Table("Distances to planes, L2", "points", ("how many", "25 %", "median", "75 %"), rows)
     ]
     captions = distance_sentences(found)
     figure = Figure(
-        name="Manifold, Fig. 3 and 10",
+        name="Manifold, Fig. 3, 10 and 14",
         title="do adversarial examples leave the manifold?",
         lede="Regular adversarial examples change pixels, those on the manifold change what the "
         "data vary in. Only the first should lie off the manifold.",
@@ -192,12 +196,14 @@ def distance_sentences(found: Distances) -> list[str]:
             f"manifold than {number(middle)} times the length of their perturbation (quartiles "
             f"{number(low)} and {number(high)}): 1 means that they leave it at right angles."
         )
-    test = rank_test(found.planes["on-manifold"], found.planes["regular"])
-    if test is not None:
-        said.append(
-            f"An on-manifold example is nearer to the planes than a regular one in "
-            f"{percent(test.probability)} of all pairs (Mann-Whitney, p = {number(test.p)})."
-        )
+    for through, planes in (("mean", found.planes), ("test image", found.through_own)):
+        test = rank_test(planes["on-manifold"], planes["regular"])
+        if test is not None:
+            said.append(
+                f"An on-manifold example is nearer to the planes through the {through} than a "
+                f"regular one in {percent(test.probability)} of all pairs (Mann-Whitney, p = "
+                f"{number(test.p)})."
+            )
     if found.cosine is not None:
         cosines, chance = found.cosine
         said.append(
