@@ -13,6 +13,7 @@ from elbowroom.manifold import ByClass, Generator
 from elbowroom.manifold.vae_gan import load_decoder
 from elbowroom.models import pretrained
 from elbowroom.papers.manifold_samples import quality, random_samples
+from elbowroom.papers.manifold_toy import posterior, toy
 
 TINY = [
     "--set", "widths=[4,4,4]", "--set", "epochs=1", "--set", "size=3", "--set", "batch_size=20",
@@ -116,6 +117,31 @@ def test_the_quality_of_a_learned_manifold(manifolds, tmp_path):
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["recognised"]) == 10
     assert "Random samples of class C" in page.read_text(encoding="utf-8")
+
+
+def test_the_toy_data():
+    found = toy(20_000)
+    mean = found.x[found.y == 1].mean(dim=0)
+    torch.testing.assert_close(mean, torch.tensor([0.8, 3.0]).double(), rtol=0, atol=0.03)
+    # Eq. 26 and 27, with densities written out.
+    normal = torch.distributions.Normal(torch.tensor([-3.0, 3.0]).double(), 1.0)
+    shares = torch.tensor([0.1, 0.9], dtype=torch.float64)
+    first = torch.where(found.x[:, :1] > 0, shares, shares.flip(0))
+    joint = normal.log_prob(found.x[:, 1:]).exp() * first
+    torch.testing.assert_close(
+        posterior(found.x, 0.9, 3.0), joint / joint.sum(dim=1, keepdim=True), rtol=0, atol=1e-9
+    )
+    # The best classifier decides by the posterior: what it gets wrong has changed its label.
+    assert float(found.misclassified.double().mean()) > 0.99
+    assert int(found.adversarial.sum()) == 0
+    with pytest.raises(ValueError, match="p must lie in"):
+        toy(p=0.2)
+
+
+def test_the_toy_page(tmp_path):
+    values, page = experiment("manifold-figure-20", tmp_path / "f.html", "count=50")
+    assert values["adversarial"] == 0
+    assert "Definition 3" in page
 
 
 @pytest.mark.parametrize(

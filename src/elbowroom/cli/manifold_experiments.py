@@ -37,6 +37,7 @@ from elbowroom.papers.manifold_pages import (
     sweep_page,
 )
 from elbowroom.papers.manifold_samples import quality
+from elbowroom.papers.manifold_toy import toy, toy_page, toy_sentence
 from elbowroom.papers.page import grey_scale
 from elbowroom.report.figures import number, percent
 from elbowroom.training import Recipe, TrainingRun
@@ -200,6 +201,17 @@ def _figure_9(job: Job) -> Made:
     return quality_page(found, about), values, lines
 
 
+def _figure_20(job: Job) -> Made:
+    found = toy(**job.options, seed=job.seed)
+    said = toy_sentence(found)
+    values = {
+        "misclassified": int(found.misclassified.sum()),
+        "adversarial": int(found.adversarial.sum()),
+    }
+    about = job.about("the best classifier", "the toy data of Tsipras et al.")
+    return toy_page(found, about), values, [("", said)]
+
+
 def _median(values: Tensor) -> float | None:
     return float(values.double().quantile(0.5)) if len(values) else None
 
@@ -263,6 +275,9 @@ _QUALITY: Options = {
 }  # fmt: skip
 
 
+_TOY: Options = {"count": 1000, "p": 0.9, "eta": 3.0}
+
+
 def _pictures(**options: Any) -> dict[Size, Options]:
     shown = {**_KINDS, "samples": 100, "shown": 12, **options}
     return {"small": shown, "paper": {**shown, "samples": 1000, "shown": 100}}
@@ -294,6 +309,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[Job], Made], dict[Size, Options]]] = {
         },
     ),
     "manifold-figure-14": (_figure_3, _planes(regular="regular CW", on_manifold="on-manifold CW")),
+    "manifold-figure-20": (_figure_20, {"small": _TOY, "paper": _TOY}),
     "manifold-figure-17": (
         _figure_2,
         _pictures(on_manifold="on-data-manifold", data_manifold="runs/vae-all"),
