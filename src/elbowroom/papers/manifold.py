@@ -137,7 +137,6 @@ TRAININGS: dict[str, Callable[[Sweep], Objective]] = {
     "random perturbations": lambda plan: _adversarial(plan, search="random"),
     "combined": lambda plan: Combined(
         eps=0.3,
-        eps_steps=plan.steps,
         decoder=plan.manifold,
         steps=plan.steps,
         learning_rate=plan.rate,

@@ -94,12 +94,13 @@ class Combined(Objective):
 
     Manifold paper, 3.6 and Fig. 7, which does not give the shares.
 
-    eps, eps_steps: of the regular attack, in Linf. The other fields are those of `OnManifold`.
+    Both attacks are Adam's, with the same number of steps and the same learning rate, as in 3.1.
+
+    eps: of the regular attack, in Linf. The other fields are those of `OnManifold`.
     """
 
     name = "combined"
     eps: float = 0.3
-    eps_steps: int = 40
     decoder: str = "fonts"
     split: str = "train"
     eta: float = 0.3
@@ -111,7 +112,9 @@ class Combined(Objective):
         self._along()
 
     def _regular(self) -> Adversarial:
-        return Adversarial(eps=self.eps, steps=self.eps_steps, weight=1.0)
+        return Adversarial(
+            eps=self.eps, steps=self.steps, rule="adam", step_size=self.learning_rate, weight=1.0
+        )
 
     def _along(self) -> OnManifold:
         return OnManifold(
