@@ -84,27 +84,37 @@ class InvarianceView:
 def sensitivity_views(exhibits: Exhibits, norm: str) -> list[SensitivityView]:
     views = []
     for found in exhibits.sensitivity_examples:
-        pictures: list[Picture] = []
-        features = None
-        if is_picture(found.original.shape):
-            name, bounds = f"sample {found.index}", exhibits.bounds
-            moved = f"{name}, moved by {number(found.distance)} ({norm})"
-            pictures = [
-                picture(found.original, bounds, f"{name}: {found.label}", "original"),
-                picture(
-                    found.adversarial, bounds, f"{moved}: decided as {found.decision}", "moved"
-                ),
-                difference(
-                    found.original,
-                    found.adversarial,
-                    f"{name}: what was changed, blue for less, red for more",
-                ),
-            ]
-        else:
-            columns = [("original", found.original), ("moved", found.adversarial)]
-            features = feature_table(columns, found.original, found.adversarial)
-        views.append(SensitivityView(found, pictures, features))
+        words = f"moved by {number(found.distance)} ({norm})"
+        views.append(SensitivityView(found, *_before_and_after(found, exhibits, "moved", words)))
     return views
+
+
+def on_manifold_views(exhibits: Exhibits) -> list[OnManifoldView]:
+    role = "moved along the manifold"
+    return [
+        OnManifoldView(found, *_before_and_after(found, exhibits, role, role))
+        for found in exhibits.on_manifold_examples
+    ]
+
+
+def _before_and_after(
+    found: SensitivityExample | OnManifoldExample, exhibits: Exhibits, role: str, words: str
+) -> tuple[list[Picture], Features | None]:
+    """Original, example and change as pictures, or as a table where they are none.
+
+    role: of the example, below its picture. words: how it was moved.
+    """
+    original, moved = found.original, found.adversarial
+    if not is_picture(original.shape):
+        columns = [("original", original), ("moved", moved)]
+        return [], feature_table(columns, original, moved)
+    name, bounds = f"sample {found.index}", exhibits.bounds
+    change = f"{name}: what was changed, blue for less, red for more"
+    return [
+        picture(original, bounds, f"{name}: {found.label}", "original"),
+        picture(moved, bounds, f"{name}, {words}: decided as {found.decision}", role),
+        difference(original, moved, change),
+    ], None
 
 
 def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceView]:
@@ -141,34 +151,6 @@ def invariance_views(exhibits: Exhibits, classes: list[str]) -> list[InvarianceV
                 between=float(np.linalg.norm(found.target - found.toward)),
             )
         )
-    return views
-
-
-def on_manifold_views(exhibits: Exhibits) -> list[OnManifoldView]:
-    views = []
-    for found in exhibits.on_manifold_examples:
-        pictures: list[Picture] = []
-        features = None
-        if is_picture(found.original.shape):
-            name, bounds = f"sample {found.index}", exhibits.bounds
-            pictures = [
-                picture(found.original, bounds, f"{name}: {found.label}", "original"),
-                picture(
-                    found.adversarial,
-                    bounds,
-                    f"{name}, moved along the manifold: decided as {found.decision}",
-                    "moved along the manifold",
-                ),
-                difference(
-                    found.original,
-                    found.adversarial,
-                    f"{name}: what was changed, blue for less, red for more",
-                ),
-            ]
-        else:
-            columns = [("original", found.original), ("moved", found.adversarial)]
-            features = feature_table(columns, found.original, found.adversarial)
-        views.append(OnManifoldView(found, pictures, features))
     return views
 
 
