@@ -147,6 +147,7 @@ def test_every_training_has_its_objective():
     assert described["on-data-manifold"]["decoder"] == "transformations"
     assert float(described["on-data-manifold"]["eta"]) == 0.1
     assert described["adversarial, weak"]["search"] == "first"
+    assert described["adversarial, weak"]["weight"] == "0.5"
     assert described["on-manifold, full"]["weight"] == "1.0"
 
 
@@ -166,11 +167,12 @@ def test_correlations_and_groups():
         trained("adversarial", 100, 0, 0.4, 0.9, 0.8),
     ]
     correlations = rank_correlations(found)
-    assert correlations["normal"]["on-manifold"] == pytest.approx(1.0)
-    assert correlations["normal"]["regular"] == pytest.approx(
+    assert correlations["normal"]["on-manifold"].networks == pytest.approx(1.0)
+    assert correlations["normal"]["on-manifold"].means == pytest.approx(1.0)
+    assert correlations["normal"]["regular"].networks == pytest.approx(
         float(stats.spearmanr([0.4, 0.3, 0.1], [0.8, 0.9, 0.8]).statistic)
     )
-    assert math.isnan(correlations["adversarial"]["regular"])
+    assert math.isnan(correlations["adversarial"]["regular"].networks)
     groups = by_training(found, "error")
     assert {n: mean.value for n, mean in groups["normal"].items()} == {100: 0.4, 200: 0.3, 300: 0.1}
     page = sweep_page(found, About("<b>net</b>", "fonts"))
@@ -220,7 +222,9 @@ def test_the_command(tmp_path):
     assert done.exit_code == 0, done.output
     values = json.loads(done.stdout)
     assert [one["images"] for one in values["networks"]] == [20, 30]
-    assert values["correlations"]["normal"] == {"on-manifold": None, "regular": None}
+    assert values["correlations"]["normal"] == {
+        attack: {"networks": None, "means": None} for attack in ("on-manifold", "regular")
+    }
     assert "on-manifold success" in page.read_text(encoding="utf-8")
 
 

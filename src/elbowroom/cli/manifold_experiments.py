@@ -64,7 +64,10 @@ def _sweep_lines(found: Sequence[Trained]) -> list[tuple[str, str]]:
         said = f"seed {one.seed}: test error {percent(one.error.value)}; success:{success[1:]}"
         lines.append((f"{one.training}, {one.images}", said))
     for training, each in rank_correlations(found).items():
-        said = ", ".join(f"{attack} {number(value)}" for attack, value in each.items())
+        said = ", ".join(
+            f"{attack} {number(one.networks)} ({number(one.means)} of means)"
+            for attack, one in each.items()
+        )
         lines.append((training, f"rank correlation of the test error with success: {said}"))
     return lines + [("", sentence) for sentence in needed_sentences(found)]
 
@@ -81,7 +84,10 @@ def _sweep_values(found: Sequence[Trained]) -> dict[str, Any]:
     return {
         "networks": networks,
         "correlations": {
-            training: {attack: told(value) for attack, value in each.items()}
+            training: {
+                attack: {"networks": told(one.networks), "means": told(one.means)}
+                for attack, one in each.items()
+            }
             for training, each in rank_correlations(found).items()
         },
         "images_needed": images_needed(found),

@@ -142,9 +142,9 @@ TRAININGS: dict[str, Callable[[Sweep], Objective]] = {
         learning_rate=plan.rate,
     ),
     "adversarial, full": lambda plan: _adversarial(plan, weight=1.0),
-    "adversarial, weak": lambda plan: _adversarial(plan, weight=1.0, search="first"),
+    "adversarial, weak": lambda plan: _adversarial(plan, search="first"),
     "on-manifold, full": lambda plan: _on_manifold(plan, plan.manifold, weight=1.0),
-    "on-manifold, weak": lambda plan: _on_manifold(plan, plan.manifold, weight=1.0, search="first"),
+    "on-manifold, weak": lambda plan: _on_manifold(plan, plan.manifold, search="first"),
     "on-data-manifold": lambda plan: _on_manifold(plan, plan.data_manifold, eta=DATA_ETA),
 }
 
@@ -289,19 +289,33 @@ def by_training(found: Sequence[Trained], name: str) -> dict[str, dict[int, Mean
     }
 
 
-def rank_correlations(found: Sequence[Trained]) -> Mapping[str, dict[str, float]]:
-    """Training -> attack -> Spearman's correlation of its success rate with the test error.
-
-    Over all networks of the training; NaN where there are fewer than three, or a rate is constant.
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's, of a success rate with the test error: over all networks of a training, and over
+    the means of the seeds. NaN where there are fewer than three, or a rate is constant.
     """
-    correlations = {}
-    for training in dict.fromkeys(one.training for one in found):
-        own = [one for one in found if one.training == training]
-        errors = [one.error.value for one in own]
-        correlations[training] = {
-            attack: _spearman(errors, [one.rate(attack).value for one in own])
-            for attack in own[0].success
-        }
+
+    networks: float
+    means: float
+
+
+def rank_correlations(found: Sequence[Trained]) -> Mapping[str, dict[str, Correlation]]:
+    """Training -> attack -> its correlation."""
+    means = by_training(found, "error")
+    correlations: dict[str, dict[str, Correlation]] = {training: {} for training in means}
+    for attack in found[0].success:
+        middle = by_training(found, attack)
+        for training in means:
+            own = [one for one in found if one.training == training]
+            correlations[training][attack] = Correlation(
+                _spearman(
+                    [one.error.value for one in own], [one.rate(attack).value for one in own]
+                ),
+                _spearman(
+                    [mean.value for mean in means[training].values()],
+                    [mean.value for mean in middle[training].values()],
+                ),
+            )
     return correlations
 
 

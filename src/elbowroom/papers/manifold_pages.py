@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 import torch
 from torch import Tensor
@@ -146,11 +147,14 @@ def _interval(mean: Mean | None) -> str:
 
 def _correlations(found: Sequence[Trained]) -> Table:
     rows = [
-        (training, [number(value) for value in values.values()])
+        (training, [number(value) for each in values.values() for value in astuple(each)])
         for training, values in rank_correlations(found).items()
     ]
-    columns = [f"with {attack} success" for attack in found[0].success]
-    return Table("Rank correlation of the test error (Spearman)", "training", columns, rows)
+    columns = [
+        f"{attack} success, {over}" for attack in found[0].success for over in ("networks", "means")
+    ]
+    title = "Rank correlation of the test error (Spearman), over networks and over means of seeds"
+    return Table(title, "training", columns, rows)
 
 
 def distances_page(found: Distances, about: About) -> str:
