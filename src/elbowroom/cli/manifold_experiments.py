@@ -181,7 +181,7 @@ def _figure_9(job: Job) -> Made:
     test = data.load(options["data"], "test", options["tested"])
     manifold = decoder(options["decoder"], "test")  # before a judge is trained
     recipe = Recipe(
-        model=options["judge"], data=options["data"], count=options["judge_images"],
+        model=options["judge"], model_options=options["judge_options"], data=options["data"], count=options["judge_images"],
         settings=TrainingRun(
             epochs=options["judge_epochs"], learning_rate_decay=0.6, seed=JUDGE_SEED
         ),
@@ -277,7 +277,7 @@ _SWEEPS: dict[str, dict[Size, Options]] = {
 }  # fmt: skip
 _QUALITY: Options = {
     "data": "mnist", "decoder": "runs/vae-mnist", "samples": 1000, "shown": 12, "tested": 10_000,
-    "judge": "fonts-cnn", "judge_images": 60_000, "judge_epochs": 5,
+    "judge": "fonts-cnn", "judge_options": {}, "judge_images": 60_000, "judge_epochs": 5,
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def gts_cnn(*, channels: int = 3, size: int = 32, classes: int = 43) -> nn.Seque
 
 
 def fonts_cnn(
-    *, channels: int = 1, size: int = 28, classes: int = 10, hidden: int = 100
+    *, channels: int = 1, size: int = 28, classes: int = 10, hidden: int = 100, width: int = 16
 ) -> nn.Sequential:
     """The classifier of the Manifold paper (3.1): inputs `(N, 1, 28, 28)`.
 
@@ -29,10 +29,12 @@ def fonts_cnn(
     batch norm, and two dense layers. The text gives no dense width: 100 units, as in the authors'
     code (ten per class), which also keeps the weights below 450 kB. Between the dense layers is a
     ReLU; that code has none there, which would make the two layers one.
+
+    width: filters of the first layer; each further one has twice as many.
     """
     if size < 8:
         raise ValueError(f"size must be at least 8, as three layers halve it, got {size}")
-    return _halving((16, 32, 64), channels, (size, size), hidden, classes)
+    return _halving((width, 2 * width, 4 * width), channels, (size, size), hidden, classes)
 
 
 def celeba_cnn(*, classes: int = 2, hidden: int = 20) -> nn.Sequential:
