@@ -167,3 +167,20 @@ def test_more_images_than_there_are():
 def test_unknown_split_names_those_that_exist():
     with pytest.raises(ValueError, match="train, test, train-by-face, test-by-face"):
         load("fonts", "val")
+
+
+def test_letters_that_are_missing_or_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(fonts, "ASSETS", tmp_path)
+    for cached in (fonts.prototypes, fonts.groups):
+        cached.cache_clear()
+    try:
+        with pytest.raises(FileNotFoundError, match="install elbowroom again"):
+            fonts.prototypes()
+        with pytest.raises(FileNotFoundError, match=r"fonts\.tsv"):
+            fonts.groups()
+        (tmp_path / "fonts.npz").write_bytes(b"not letters")
+        with pytest.raises(ValueError, match="does not hold the letters of FONTS"):
+            fonts.prototypes()
+    finally:
+        for cached in (fonts.prototypes, fonts.groups):
+            cached.cache_clear()

@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from torch import Tensor
 from elbowroom.data.dataset import Dataset, unknown_split
 
 ASSETS = Path(__file__).parent / "assets"
+REMEDY = "it comes with the package: install elbowroom again"
 SOURCE = (
     "letters of free fonts (OFL, Apache, GUST/LPPL, Aenigma; see assets/licences), transformed as "
     "in Stutz, Hein, Schiele, Disentangling Adversarial Robustness and Generalization, CVPR 2019"
@@ -81,8 +83,21 @@ def transform(images: Tensor, parameters: Tensor) -> Tensor:
 @cache
 def prototypes() -> Tensor:
     """The undistorted letters `(faces, 10, 28, 28)` uint8, white on black."""
-    with np.load(ASSETS / "fonts.npz", allow_pickle=False) as file:
-        return torch.from_numpy(file["images"])
+    path = _asset("fonts.npz")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return torch.from_numpy(file["images"])
+    except (ValueError, KeyError, OSError, BadZipFile) as error:
+        raise ValueError(
+            f"{path} does not hold the letters of FONTS ({error}); {REMEDY}"
+        ) from error
+
+
+def _asset(name: str) -> Path:
+    path = ASSETS / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}, a file of the letters of FONTS, is missing; {REMEDY}")
+    return path
 
 
 def decode(parameters: Tensor, face: Tensor, letter: Tensor) -> Tensor:
@@ -101,7 +116,7 @@ def decode(parameters: Tensor, face: Tensor, letter: Tensor) -> Tensor:
 @cache
 def groups() -> tuple[int, ...]:
     """The group of each face; faces of one group are related."""
-    with (ASSETS / "fonts.tsv").open(encoding="utf-8", newline="") as file:
+    with _asset("fonts.tsv").open(encoding="utf-8", newline="") as file:
         return tuple(int(row["group"]) for row in csv.DictReader(file, delimiter="\t"))
 
 
