@@ -181,11 +181,14 @@ def _figure_9(job: Job) -> Made:
     test = data.load(options["data"], "test", options["tested"])
     manifold = decoder(options["decoder"], "test")  # before a judge is trained
     recipe = Recipe(
-        model=options["judge"], model_options=options["judge_options"], data=options["data"], count=options["judge_images"],
+        model=options["judge"],
+        model_options=options["judge_options"],
+        data=options["data"],
+        count=options["judge_images"],
         settings=TrainingRun(
             epochs=options["judge_epochs"], learning_rate_decay=0.6, seed=JUDGE_SEED
         ),
-    )  # fmt: skip
+    )
     job.say(f"the network that judges, {options['judge']}, is trained if {job.runs} has none")
     name = f"judge-{options['judge']}-{options['data']}-{options['judge_images']}"
     judge = Classifier(recipe.run(job.runs / name, accelerator="cpu").model, bounds=test.bounds)
