@@ -88,15 +88,17 @@ def test_half_of_the_batch_is_moved(linear):
     assert loss.item() == pytest.approx(F.cross_entropy(model(seen[-1]), y).item())
 
 
-def test_both_halves_of_the_combined_objective(linear):
+@pytest.mark.parametrize(("weight", "first", "second"), [(1.0, 10, 20), (0.5, 5, 10)])
+def test_both_parts_of_the_combined_objective(linear, weight, first, second):
     model, _, _, x, y = linear
     seen = []
     model.register_forward_hook(lambda module, inputs, _: seen.append(inputs[0].detach()))
-    training.Combined(decoder="linear", eps=0.1).loss(model, x, y, WIDE, generator())
+    objective = training.Combined(decoder="linear", eps=0.1, weight=weight)
+    objective.loss(model, x, y, WIDE, generator())
     change = seen[-1] - x
-    assert float(Linf.length(change[:10]).max()) <= 0.1 + 1e-6
-    assert float(Linf.length(change[10:]).max()) > 0.1
-    assert bool((change != 0).any(dim=1).all())
+    assert float(Linf.length(change[:first]).max()) <= 0.1 + 1e-6
+    assert float(Linf.length(change[first:second]).max()) > 0.1
+    assert (change != 0).any(dim=1).tolist() == [True] * second + [False] * (20 - second)
 
 
 def test_letters_stay_letters_within_reach():
