@@ -98,7 +98,7 @@ def _figure_3(job: Job) -> Made:
     options = job.options
     test = data.load(options["data"], "test", options["samples"])
     train = data.load(options["data"], "train", options["train"])
-    clf = Classifier(models.load(options["model"]), bounds=test.bounds, name=str(options["model"]))
+    clf = _classifier(job, test)
     found = distances(
         clf,
         _trial(job, test),
@@ -123,6 +123,11 @@ def _figure_3(job: Job) -> Made:
     return page, values, [("", sentence) for sentence in said]
 
 
+def _classifier(job: Job, test: data.Dataset) -> Classifier:
+    name, weights = job.options["model"], job.options["weights"]
+    return Classifier(models.load(name, weights or None), bounds=test.bounds, name=str(name))
+
+
 def _trial(job: Job, test: data.Dataset) -> Trial:
     options = job.options
     for name in (options["regular"], options["on_manifold"]):
@@ -140,7 +145,7 @@ def _trial(job: Job, test: data.Dataset) -> Trial:
 def _figure_2(job: Job) -> Made:
     options = job.options
     test = data.load(options["data"], "test", options["samples"])
-    clf = Classifier(models.load(options["model"]), bounds=test.bounds, name=str(options["model"]))
+    clf = _classifier(job, test)
     trial = _trial(job, test)
     right = decisions(clf, test.x) == test.y
     off, on = (ATTACKS[options[kind]](trial, clf) for kind in ("regular", "on_manifold"))
@@ -301,7 +306,8 @@ def _planes(**options: Any) -> dict[Size, Options]:
 
 #: What figures about examples of both kinds are of; attacks by their names in a sweep.
 _KINDS: Options = {
-    "model": "fonts-plain", "data": "fonts", "manifold": "fonts", "data_manifold": "",
+    "model": "fonts-plain", "weights": "", "data": "fonts", "manifold": "fonts",
+    "data_manifold": "",
     "regular": "regular", "on_manifold": "on-manifold",
 }  # fmt: skip
 _ALSO = {"5": "Fig. 5 and 6", "12": "Fig. 8 and 12"}

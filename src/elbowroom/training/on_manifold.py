@@ -90,7 +90,7 @@ class OnManifold(Perturbed):
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(Objective):
-    """A part of the batch attacked as regular adversarial training does, as much along the manifold.
+    """A part of the batch attacked as in regular adversarial training, as much along the manifold.
 
     Manifold paper, 3.6 and Fig. 7, which does not give the shares. A quarter each and half of the
     batch as it is follow the other objectives; without any samples as they are, networks of a few
@@ -98,7 +98,8 @@ class Combined(Objective):
 
     Both attacks are Adam's, with the same number of steps and the same learning rate, as in 3.1.
 
-    weight: of both attacked parts together. eps: of the regular attack, in Linf. The other fields are those of `OnManifold`.
+    weight: of both attacked parts together.
+    eps:    of the regular attack, in Linf. The other fields are those of `OnManifold`.
     """
 
     name = "combined"
