@@ -109,6 +109,8 @@ def test_every_attack_counts_as_the_paper_does(tmp_path):
         assert counted <= right if "transfer" in name else counted == right
         assert math.isnan(success.length) == (success.rate.hits == 0)
     assert one.success["regular L2"].length <= 1.5 + 1e-4
+    for kind in ("regular", "on-manifold"):
+        assert one.success[f"{kind}, all steps"].length <= 0.3 + 1e-5
 
 
 def test_transferred_examples_are_those_that_fool_both():
@@ -241,6 +243,8 @@ def test_regular_examples_leave_the_manifold_at_right_angles(tmp_path):
     assert values["counts"]["test images"] <= 12
     assert values["counts"]["regular"] > 0
     assert 0 < values["median_cosine"] < 1
+    assert 0 < values["share"]["on-manifold"] < values["share"]["regular"] <= 1 + 1e-9
+    assert values["rank_tests"]["share"]["probability"] > 0.5
     text = page.read_text(encoding="utf-8")
     assert "Distance to the true manifold" in text
     assert "right angles" in text

@@ -109,15 +109,16 @@ def _figure_3(job: Job) -> Made:
     )
     page = distances_page(found, job.about(clf.name, test.name))
     said = distance_sentences(found)
-    test_of = rank_test(found.planes["on-manifold"], found.planes["regular"])
-    own = rank_test(found.through_own["on-manifold"], found.through_own["regular"])
+    kinds = {"planes": found.planes, "through_own": found.through_own, "share": found.share}
+    tests = {name: rank_test(each["on-manifold"], each["regular"]) for name, each in kinds.items()}
     values: dict[str, Any] = {
-        "planes": {name: _median(each) for name, each in found.planes.items()},
-        "through_own": {name: _median(each) for name, each in found.through_own.items()},
+        **{
+            name: {kind: _median(values) for kind, values in each.items()}
+            for name, each in kinds.items()
+        },
         "counts": {name: len(each) for name, each in found.planes.items()},
         "median_ratio": None if found.ratio is None else _median(found.ratio),
-        "rank_test": None if test_of is None else asdict(test_of),
-        "rank_test_through_own": None if own is None else asdict(own),
+        "rank_tests": {name: None if one is None else asdict(one) for name, one in tests.items()},
         "median_cosine": None if found.cosine is None else _median(found.cosine[0]),
     }
     return page, values, [("", sentence) for sentence in said]

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from elbowroom.attacks import PGD
+from elbowroom.attacks.ball import uniform_in_distance
+from elbowroom.attacks.pgd import descend
 from elbowroom.classifier import Classifier
 from elbowroom.data import Dataset
+from elbowroom.goals import Misclassified
 from elbowroom.manifold import (
     Codes,
     Decoder,
@@ -21,9 +24,11 @@ from elbowroom.manifold import (
     LatentPGD,
     Pixels,
 )
+from elbowroom.manifold.attacks import LatentClassifier
 from elbowroom.manifold.rates import Rate, rate
 from elbowroom.manifold.registry import decoder
 from elbowroom.norms import L2, Linf, Norm
+from elbowroom.sampling import SampleRng
 
 DATA_ETA = 0.1  # in class-agnostic codes, so that classes are seldom left (suppl. G)
 
@@ -139,6 +144,29 @@ def _along(
     return Found(found.adversarial, found.success, found.latent_distance, found.correct)
 
 
+def _to_the_end(
+    trial: Trial, clf: Classifier, where: tuple[Decoder, Codes], radius: float
+) -> Found:
+    """One run of all steps, without an end at the first success: what eq. 2 and 3 ask for.
+
+    The attacks of the paper end as soon as they succeed, which says little of how far an example
+    lies that is as bad as can be.
+    """
+    manifold, codes = where
+    latent = LatentClassifier(clf, manifold, codes.context)
+    goal, radii = Misclassified(trial.y), torch.full((len(codes),), radius)
+    rng = SampleRng(trial.seed, range(len(codes)))
+    noise = uniform_in_distance(codes.z, Linf, radii, rng)
+    with latent.session():
+        correct = ~goal.met(latent.logits(codes.z))
+        z = descend(
+            latent, codes.z, noise, goal.loss, norm=Linf, radius=radii, steps=40,
+            step_size=torch.full_like(radii, 0.005), rule="adam",
+        )  # fmt: skip
+        success = goal.met(latent.logits(z))
+    return Found(manifold.samples(codes.at(z)), success, Linf.length(z - codes.z), correct)
+
+
 def _transferred(trial: Trial, clf: Classifier, made: Found) -> Found:
     """Counted where both networks are right, as the paper does."""
     fooled = decisions(clf, made.examples) != trial.y
@@ -157,5 +185,9 @@ ATTACKS: dict[str, Callable[[Trial, Classifier], Found]] = {
     "regular CW": lambda t, clf: _along(t, clf, t.pixels, LatentCarliniWagner()),
     "on-manifold transfer": lambda t, clf: _transferred(t, clf, t.transferred_on_manifold),
     "regular transfer": lambda t, clf: _transferred(t, clf, t.transferred_regular),
+    "on-manifold, all steps": lambda t, clf: _to_the_end(t, clf, t.manifold, LatentPGD().eta),
+    "regular, all steps": lambda t, clf: _to_the_end(
+        t, clf, t.pixels, PGD.published_manifold(Linf).eps
+    ),
     "on-data-manifold": lambda t, clf: _along(t, clf, t.data_manifold, LatentPGD(eta=DATA_ETA)),
 }

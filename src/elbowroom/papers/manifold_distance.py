@@ -26,6 +26,9 @@ class Distances:
                   through the mean of the nearest training images (Fig. 10).
     through_own:  the same, to planes through the point's own test image (Fig. 3); without test
                   images, which lie on these.
+    share:        the same, of how far the point is from its test image: 1 where it leaves the
+                  plane at right angles. The paper compares distances alone, which are small where
+                  an attack has stopped early.
     cosine:       of the loss gradient at samples, with the tangent of the manifold (C.1), and what
                   a random direction has on average (root mean square).
     """
@@ -34,6 +37,7 @@ class Distances:
     projection: Tensor | None
     planes: dict[str, Tensor]
     through_own: dict[str, Tensor]
+    share: dict[str, Tensor]
     cosine: tuple[Tensor, float] | None
 
     @property
@@ -72,14 +76,19 @@ def distances(
         "on-manifold": (on.examples[found], x[found]),
         "test images": (x[right], x[right]),
     }
+    through_own = {
+        name: near.distance(*pair, centre="sample")
+        for name, pair in points.items()
+        if name != "test images"
+    }
     return Distances(
         perturbation=L2.length(examples.double() - x[rows].double()),
         projection=projection,
         planes={name: near.distance(*pair) for name, pair in points.items()},
-        through_own={
-            name: near.distance(*pair, centre="sample")
-            for name, pair in points.items()
-            if name != "test images"
+        through_own=through_own,
+        share={
+            name: away / L2.length(points[name][0].double() - points[name][1].double())
+            for name, away in through_own.items()
         },
         cosine=cosine,
     )

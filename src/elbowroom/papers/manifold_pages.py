@@ -163,13 +163,20 @@ def distances_page(found: Distances, about: About) -> str:
     panels = [
         _histograms("planes", "Distance to planes through the neighbours' mean", groups),
         _histograms("own", "Distance to planes through the test image", found.through_own),
+        _histograms(
+            "share", "The same, of the distance to the test image", found.share, "share of the move"
+        ),
     ]
     if found.projection is not None:
         known = {"regular": found.projection, "perturbation": found.perturbation}
         panels.append(_histograms("truth", "Distance to the true manifold", known))
     rows = [
         (f"{name}, {centre}", [count(len(values)), *(number(q) for q in _quartiles(values))])
-        for centre, each in (("mean", groups), ("test image", found.through_own))
+        for centre, each in (
+            ("mean", groups),
+            ("test image", found.through_own),
+            ("share of the move", found.share),
+        )
         for name, values in each.items()
     ]
     tables = [
@@ -200,13 +207,16 @@ def distance_sentences(found: Distances) -> list[str]:
             f"manifold than {number(middle)} times the length of their perturbation (quartiles "
             f"{number(low)} and {number(high)}): 1 means that they leave it at right angles."
         )
-    for through, planes in (("mean", found.planes), ("test image", found.through_own)):
+    for planes, words in (
+        (found.planes, "nearer to the planes through the neighbours' mean than a regular one"),
+        (found.through_own, "nearer to the planes through its test image than a regular one"),
+        (found.share, "moved less off these than a regular one, for how far it moved,"),
+    ):
         test = rank_test(planes["on-manifold"], planes["regular"])
         if test is not None:
             said.append(
-                f"An on-manifold example is nearer to the planes through the {through} than a "
-                f"regular one in {percent(test.probability)} of all pairs (Mann-Whitney, p = "
-                f"{number(test.p)})."
+                f"An on-manifold example is {words} in {percent(test.probability)} of all pairs "
+                f"(Mann-Whitney, p = {number(test.p)})."
             )
     if found.cosine is not None:
         cosines, chance = found.cosine
@@ -225,7 +235,9 @@ def _quartiles(values: Tensor) -> tuple[float, float, float]:
     return low, middle, high
 
 
-def _histograms(name: str, title: str, groups: Mapping[str, Tensor]) -> Panel:
+def _histograms(
+    name: str, title: str, groups: Mapping[str, Tensor], x: str = "L2 distance"
+) -> Panel:
     """Shares of each group in bins that all have in common."""
     most = max((float(values.max()) for values in groups.values() if len(values)), default=1.0)
     edges = torch.linspace(0, most or 1.0, BINS + 1).double()
@@ -247,7 +259,7 @@ def _histograms(name: str, title: str, groups: Mapping[str, Tensor]) -> Panel:
             }
         )
     layout = {
-        "xaxis": {"title": {"text": "L2 distance"}, "rangemode": "tozero"},
+        "xaxis": {"title": {"text": x}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "share"}, "tickformat": ".0%", "rangemode": "tozero"},
         "hovermode": "x unified",
         "showlegend": False,

@@ -53,6 +53,6 @@ VAE_GANS: dict[str, VaeGanRecipe] = {
     "fonts": VaeGanRecipe(data="fonts", count=240_000, settings=replace(_QUICK, moving=True)),
     "mnist": VaeGanRecipe(
         data="mnist",
-        settings=replace(_QUICK, size=16, reconstruction=5.0, epochs=20, learning_rate_decay=0.85),
+        settings=replace(_QUICK, size=16, reconstruction=5.0, epochs=12, learning_rate_decay=0.75),
     ),
 }
