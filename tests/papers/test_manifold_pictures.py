@@ -117,6 +117,9 @@ def test_the_quality_of_a_learned_manifold(manifolds, tmp_path):
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["recognised"]) == 10
     assert "Random samples of class C" in page.read_text(encoding="utf-8")
+    options = ["data=fonts", f"decoder={manifolds}/each", "judge=fonts-plain"]
+    values, _ = experiment("manifold-figure-9", page, *options, "samples=5", "tested=20")
+    assert values["accuracy"]["value"] > 0.9
 
 
 def test_the_toy_data():

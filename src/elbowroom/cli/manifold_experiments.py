@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from elbowroom import data, models
 from elbowroom.classifier import Classifier
@@ -182,10 +182,11 @@ def _example(clf: Classifier, test: data.Dataset, found: Found, row: int) -> Exa
     return Example(point, int(decisions(clf, point[None])[0]), distance)
 
 
-def _figure_9(job: Job) -> Made:
+def _judge(job: Job) -> nn.Module:
+    """A trained network by name, or one that is trained unless the folder of runs has it."""
     options = job.options
-    test = data.load(options["data"], "test", options["tested"])
-    manifold = decoder(options["decoder"], "test")  # before a judge is trained
+    if options["judge"] in models.PRETRAINED:
+        return models.pretrained(options["judge"])
     recipe = Recipe(
         model=options["judge"],
         model_options=options["judge_options"],
@@ -197,7 +198,14 @@ def _figure_9(job: Job) -> Made:
     )
     job.say(f"the network that judges, {options['judge']}, is trained if {job.runs} has none")
     name = f"judge-{options['judge']}-{options['data']}-{options['judge_images']}"
-    judge = Classifier(recipe.run(job.runs / name, accelerator="cpu").model, bounds=test.bounds)
+    return recipe.run(job.runs / name, accelerator="cpu").model
+
+
+def _figure_9(job: Job) -> Made:
+    options = job.options
+    test = data.load(options["data"], "test", options["tested"])
+    manifold = decoder(options["decoder"], "test")  # before a judge is trained
+    judge = Classifier(_judge(job), bounds=test.bounds)
     found = quality(
         manifold, judge, test, samples=options["samples"], shown=options["shown"], seed=job.seed
     )
