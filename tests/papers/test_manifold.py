@@ -171,6 +171,8 @@ def test_correlations_and_groups():
     correlations = rank_correlations(found)
     assert correlations["normal"]["on-manifold"].networks == pytest.approx(1.0)
     assert correlations["normal"]["on-manifold"].means == pytest.approx(1.0)
+    line = stats.linregress([0.4, 0.3, 0.1], [0.9, 0.7, 0.2])
+    assert correlations["normal"]["on-manifold"].slope == pytest.approx(line.slope)
     assert correlations["normal"]["regular"].networks == pytest.approx(
         float(stats.spearmanr([0.4, 0.3, 0.1], [0.8, 0.9, 0.8]).statistic)
     )
@@ -179,7 +181,7 @@ def test_correlations_and_groups():
     assert {n: mean.value for n, mean in groups["normal"].items()} == {100: 0.4, 200: 0.3, 300: 0.1}
     page = sweep_page(found, About("<b>net</b>", "fonts"))
     assert "<b>net</b>" not in page
-    assert "Rank correlation" in page
+    assert "rank correlation" in page
     assert "300 images" in page
 
 
@@ -225,7 +227,8 @@ def test_the_command(tmp_path):
     values = json.loads(done.stdout)
     assert [one["images"] for one in values["networks"]] == [20, 30]
     assert values["correlations"]["normal"] == {
-        attack: {"networks": None, "means": None} for attack in ("on-manifold", "regular")
+        attack: {"networks": None, "means": None, "slope": None}
+        for attack in ("on-manifold", "regular")
     }
     assert "on-manifold success" in page.read_text(encoding="utf-8")
 

@@ -65,7 +65,8 @@ def _sweep_lines(found: Sequence[Trained]) -> list[tuple[str, str]]:
         lines.append((f"{one.training}, {one.images}", said))
     for training, each in rank_correlations(found).items():
         said = ", ".join(
-            f"{attack} {number(one.networks)} ({number(one.means)} of means)"
+            f"{attack} {number(one.networks)} ({number(one.means)} of means, slope "
+            f"{number(one.slope)})"
             for attack, one in each.items()
         )
         lines.append((training, f"rank correlation of the test error with success: {said}"))
@@ -85,7 +86,7 @@ def _sweep_values(found: Sequence[Trained]) -> dict[str, Any]:
         "networks": networks,
         "correlations": {
             training: {
-                attack: {"networks": told(one.networks), "means": told(one.means)}
+                attack: {name: told(value) for name, value in asdict(one).items()}
                 for attack, one in each.items()
             }
             for training, each in rank_correlations(found).items()

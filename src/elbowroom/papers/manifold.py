@@ -291,12 +291,16 @@ def by_training(found: Sequence[Trained], name: str) -> dict[str, dict[int, Mean
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's, of a success rate with the test error: over all networks of a training, and over
-    the means of the seeds. NaN where there are fewer than three, or a rate is constant.
+    """How a success rate follows the test error. NaN for fewer than three, or constant rates.
+
+    networks, means: Spearman's, over all networks of a training, and over the means of the seeds.
+    slope: by how much success falls if the error falls by 1, by least squares over the networks:
+           ranks say nothing of size, and find an order in rates that are all near 1.
     """
 
     networks: float
     means: float
+    slope: float
 
 
 def rank_correlations(found: Sequence[Trained]) -> Mapping[str, dict[str, Correlation]]:
@@ -307,14 +311,15 @@ def rank_correlations(found: Sequence[Trained]) -> Mapping[str, dict[str, Correl
         middle = by_training(found, attack)
         for training in means:
             own = [one for one in found if one.training == training]
+            errors = [one.error.value for one in own]
+            rates = [one.rate(attack).value for one in own]
             correlations[training][attack] = Correlation(
-                _spearman(
-                    [one.error.value for one in own], [one.rate(attack).value for one in own]
-                ),
+                _spearman(errors, rates),
                 _spearman(
                     [mean.value for mean in means[training].values()],
                     [mean.value for mean in middle[training].values()],
                 ),
+                _slope(errors, rates),
             )
     return correlations
 
@@ -345,3 +350,9 @@ def _spearman(a: Sequence[float], b: Sequence[float]) -> float:
     if len(a) < 3 or len(set(a)) < 2 or len(set(b)) < 2:
         return math.nan
     return float(stats.spearmanr(a, b).statistic)
+
+
+def _slope(x: Sequence[float], y: Sequence[float]) -> float:
+    if len(x) < 3 or len(set(x)) < 2:
+        return math.nan
+    return float(stats.linregress(x, y).slope)

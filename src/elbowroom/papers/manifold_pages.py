@@ -151,9 +151,11 @@ def _correlations(found: Sequence[Trained]) -> Table:
         for training, values in rank_correlations(found).items()
     ]
     columns = [
-        f"{attack} success, {over}" for attack in found[0].success for over in ("networks", "means")
+        f"{attack} success, {over}"
+        for attack in found[0].success
+        for over in ("networks", "means", "slope")
     ]
-    title = "Rank correlation of the test error (Spearman), over networks and over means of seeds"
+    title = "Test error and success: rank correlation (Spearman) over networks and over means of seeds, slope"
     return Table(title, "training", columns, rows)
 
 
