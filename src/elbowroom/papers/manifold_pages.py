@@ -150,12 +150,12 @@ def _correlations(found: Sequence[Trained]) -> Table:
         (training, [number(value) for each in values.values() for value in astuple(each)])
         for training, values in rank_correlations(found).items()
     ]
-    columns = [
-        f"{attack} success, {over}"
-        for attack in found[0].success
-        for over in ("networks", "means", "slope")
-    ]
-    title = "Test error and success: rank correlation (Spearman) over networks and over means of seeds, slope"
+    measures = ("networks", "means", "slope")
+    columns = [f"{attack} success, {each}" for attack in found[0].success for each in measures]
+    title = (
+        "How success follows the test error: rank correlation (Spearman) over networks and over "
+        "means of seeds, and slope"
+    )
     return Table(title, "training", columns, rows)
 
 
