@@ -56,6 +56,7 @@ def test_it_says_what_the_attack_and_the_projection_find(clf, done):
     moved = (examples - test.x).double().flatten(1).norm(dim=1)[rows]
     assert found.regular_examples == int(rows.sum()) > 0
     assert found.median_off_manifold == pytest.approx(float(np.median(off)), rel=1e-4)
+    assert found.median_samples_off_manifold == 0
     assert found.median_ratio == pytest.approx(float(np.median(off / moved)), rel=1e-4)
     assert 0.9 < found.median_ratio <= 1
 
@@ -96,6 +97,27 @@ def test_without_a_decoder_nothing_is_said(clf, tmp_path):
     assert "Wrong on real inputs?" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_coarse_decoder_does_not_tell_whether_examples_leave(clf, tmp_path, monkeypatch):
+    """It misses the samples themselves, by more than the examples moved."""
+
+    class Coarse(Fonts):
+        def decode(self, z, context):
+            return 0.8 * super().decode(z, context)
+
+    monkeypatch.setattr(
+        importlib.import_module("elbowroom.audit"), "decoder_of", lambda name, split: Coarse(split)
+    )
+    test = data.load("fonts", "test", 12)
+    card = elbowroom.audit(clf, test, tmp_path, methods=METHODS, decoder="coarse")
+    found = card.summary.on_manifold
+    off = 0.2 * test.x.double().flatten(1).norm(dim=1)
+    assert found.median_samples_off_manifold <= float(off.median()) * 1.5
+    assert found.median_samples_off_manifold > 0.5
+    assert found.median_ratio is None
+    assert "lie off it" not in str(card)
+    assert "too coarse to tell" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_attacks_along_the_manifold_only(clf, tmp_path):
     test = data.load("fonts", "test", 4)
     quick = {"on-manifold": METHODS["on-manifold"]}
@@ -105,14 +127,16 @@ def test_attacks_along_the_manifold_only(clf, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("decoder", "words"),
+    ("decoder", "methods", "words"),
     [
-        (None, "'on-manifold' needs a decoder"),
-        ("fotns", "unknown decoder 'fotns'"),
-        ("fonts", "no split 'all'"),
+        (None, ["ddn", "on-manifold"], "'on-manifold' needs a decoder"),
+        ("fotns", ["ddn", "on-manifold"], "unknown decoder 'fotns'"),
+        ("fonts", ["ddn", "on-manifold"], "no split 'all'"),
+        ("fonts", ["ddn"], "no method of this audit is one"),
     ],
 )
-def test_wrong_decoders_show_at_once(clf, decoder, words, tmp_path):
+def test_wrong_decoders_show_at_once(clf, decoder, methods, words, tmp_path):
     x = torch.rand(3, 1, 28, 28)
+    chosen = {name: METHODS[name] for name in methods}
     with pytest.raises(ValueError, match=words):
-        elbowroom.audit(clf, (x, torch.arange(3)), tmp_path, methods=METHODS, decoder=decoder)
+        elbowroom.audit(clf, (x, torch.arange(3)), tmp_path, methods=chosen, decoder=decoder)

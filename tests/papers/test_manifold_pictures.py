@@ -107,7 +107,7 @@ def test_the_quality_of_a_learned_manifold(manifolds, tmp_path):
     assert first is None
     assert images.shape == (4, 1, 28, 28)
 
-    options = ["data=fonts", f"decoder={manifolds}/each", "judge_images=60", "judge_epochs=1"]
+    options = ["data=fonts", f"manifold={manifolds}/each", "judge_images=60", "judge_epochs=1"]
     options += ["samples=5", "tested=20"]
     settings = [part for option in options for part in ("--set", option)]
     page = tmp_path / "f.html"
@@ -117,7 +117,7 @@ def test_the_quality_of_a_learned_manifold(manifolds, tmp_path):
     assert done.exit_code == 0, done.output
     assert len(json.loads(done.stdout)["recognised"]) == 10
     assert "Random samples of class C" in page.read_text(encoding="utf-8")
-    options = ["data=fonts", f"decoder={manifolds}/each", "judge=fonts-plain"]
+    options = ["data=fonts", f"manifold={manifolds}/each", "judge=fonts-plain"]
     values, _ = experiment("manifold-figure-9", page, *options, "samples=5", "tested=20")
     assert values["accuracy"]["value"] > 0.9
 

@@ -153,6 +153,10 @@ def _manifold(config: AuditConfig, x: Tensor, y: Tensor) -> Decoder | None:
     Raises `ValueError` for one that is missing, unknown, or not of these samples.
     """
     along = [name for name, method in config.methods.items() if method.kind == "on-manifold"]
+    if not along and config.decoder is not None:
+        raise ValueError(
+            "a decoder is for attacks along the manifold, but no method of this audit is one"
+        )
     if not along:
         return None
     if config.decoder is None:

@@ -1,4 +1,8 @@
-"""Do the nearest regular examples leave the manifold? For data with a decoder."""
+"""Do the nearest regular examples leave the manifold? For data with a decoder.
+
+A learned decoder misses the samples themselves by some distance. Only where this is small beside
+the moves of the examples does it tell how these leave the manifold.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from elbowroom.audit.config import AuditConfig
 from elbowroom.audit.run import Samples, column
@@ -18,18 +23,20 @@ from elbowroom.manifold import LatentAttack, project
 from elbowroom.manifold.rates import rate
 from elbowroom.results import Cost
 
+# Of the moves: how far off the manifold samples may be themselves.
+FINE = 0.1
+
 
 def project_examples(config: AuditConfig, samples: Samples, store: Store, tables: Tables) -> None:
-    """Project the nearest example of each sample, from the sample's code, and store how far it is.
-
-    What is stored already stays.
+    """Project each sample and its nearest example, from the sample's code, and store how far they
+    are. What is stored already stays.
     """
     for unit in _units(config, tables):
         if store.is_finished(unit, config.hash):
             continue
         manifold = samples.manifold
         assert manifold is not None
-        parts = []
+        parts: dict[str, list[Tensor]] = {"distance": [], "sample_distance": []}
         for start in range(unit.start, unit.stop, config.chunk):
             rows = torch.arange(start, min(start + config.chunk, unit.stop))
             real = len(rows)
@@ -38,14 +45,12 @@ def project_examples(config: AuditConfig, samples: Samples, store: Store, tables
             x = samples.x[rows]
             examples = torch.tensor(tables.nearest[rows.numpy()]).to(x)
             codes = manifold.encode(x, samples.y[rows])
-            parts.append(project(manifold, examples, codes).distance[:real].cpu())
-        distance = torch.cat(parts)
-        distance[torch.from_numpy(~tables.found[unit.start : unit.stop])] = torch.nan
+            for name, points in (("distance", examples), ("sample_distance", x)):
+                parts[name].append(project(manifold, points, codes).distance[:real].cpu())
+        columns = {name: column(torch.cat(each)) for name, each in parts.items()}
         index = pa.array(samples.indices[unit.start : unit.stop], pa.int64())
         # The decoder's passes are no passes of the network.
-        store.write_unit(
-            unit, config.hash, {"index": index, "distance": column(distance)}, asdict(Cost())
-        )
+        store.write_unit(unit, config.hash, {"index": index, **columns}, asdict(Cost()))
 
 
 def summarise_manifold(store: Store, config: AuditConfig, tables: Tables) -> OnManifold | None:
@@ -58,7 +63,8 @@ def summarise_manifold(store: Store, config: AuditConfig, tables: Tables) -> OnM
     success = rate(torch.from_numpy(found.success), torch.from_numpy(counted))
     built = [config.methods[name].build() for name in tables.on_manifold]
     norms = [str(method.norm) for method in built if isinstance(method, LatentAttack)]
-    off, moved = _off(store, config, tables)
+    off, own, moved = _off(store, config, tables)
+    fine = len(own) > 0 and float(np.median(own)) <= FINE * float(np.median(moved))
     return OnManifold(
         decoder=config.decoder,
         method=", ".join(tables.on_manifold),
@@ -71,7 +77,8 @@ def summarise_manifold(store: Store, config: AuditConfig, tables: Tables) -> OnM
         median_distance=median(found.distance[hits]),
         regular_examples=len(off),
         median_off_manifold=median(off),
-        median_ratio=median(off / moved),
+        median_samples_off_manifold=median(own),
+        median_ratio=median(off / moved) if fine else None,
     )
 
 
@@ -86,17 +93,19 @@ def nearest_on_manifold(tables: Tables) -> ManifoldTable:
     return ManifoldTable(correct=correct, **chosen)
 
 
-def _off(store: Store, config: AuditConfig, tables: Tables) -> tuple[Floats, Floats]:
-    """Of the rightly classified with a regular example: how far it is off, and how far it moved."""
+def _off(store: Store, config: AuditConfig, tables: Tables) -> tuple[Floats, Floats, Floats]:
+    """Of the rightly classified with a regular example: how far off the manifold it is, how far the
+    sample itself, and how far it moved.
+    """
     units = _units(config, tables)
     rows = tables.right & tables.found
     if not units or not rows.any():
-        return np.zeros(0), np.zeros(0)
-    off = read_projections(store, config, units)[rows]
+        return np.zeros(0), np.zeros(0), np.zeros(0)
+    off, own = (each[rows] for each in read_projections(store, config, units))
     change = (tables.nearest.astype(np.float64) - tables.inputs)[rows].reshape(len(off), -1)
     moved = np.linalg.norm(change, axis=1)
     # An example that is the sample itself has no direction to leave in.
-    return off[moved > 0], moved[moved > 0]
+    return off[moved > 0], own[moved > 0], moved[moved > 0]
 
 
 def _units(config: AuditConfig, tables: Tables) -> list[Unit]:

@@ -126,8 +126,12 @@ class OnManifold(_Part):
     median_distance: float | None = Field(description="L2 of the inputs, over the successes")
     regular_examples: int = Field(description="nearest examples of the attacks, projected")
     median_off_manifold: float | None = Field(description="L2 from the manifold to these")
+    median_samples_off_manifold: float | None = Field(
+        description="L2 from the manifold to their samples: how coarse the decoder is"
+    )
     median_ratio: float | None = Field(
-        description="of this to how far they moved in L2: 1 where they leave at right angles"
+        description="of median_off_manifold to how far they moved in L2: 1 where they leave at "
+        "right angles; null where the samples themselves are not nearer by far"
     )
 
 

@@ -220,11 +220,12 @@ def _read(
     return store.read_units(units)
 
 
-def read_projections(store: Store, config: AuditConfig, units: list[Unit]) -> Floats:
-    """`(N,)`: distance of each sample's nearest example from the manifold; NaN without one."""
+def read_projections(store: Store, config: AuditConfig, units: list[Unit]) -> tuple[Floats, Floats]:
+    """`(N,)` each: distances from the manifold, of the nearest examples and of the samples."""
     table, _ = _read(store, config, units)
-    distance: Floats = _plain(table, "distance").astype(np.float64)
-    return distance
+    examples: Floats = _plain(table, "distance").astype(np.float64)
+    samples: Floats = _plain(table, "sample_distance").astype(np.float64)
+    return examples, samples
 
 
 def read_paths(

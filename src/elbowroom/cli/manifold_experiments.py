@@ -13,7 +13,7 @@ from elbowroom import data, models
 from elbowroom.classifier import Classifier
 from elbowroom.cli.bounds_experiments import Job, Made, Options, Size
 from elbowroom.manifold import Neighbours
-from elbowroom.manifold.registry import decoder
+from elbowroom.manifold.registry import USUAL_DECODERS, decoder
 from elbowroom.papers.manifold import (
     Sweep,
     Trained,
@@ -100,13 +100,14 @@ def _figure_3(job: Job) -> Made:
     test = data.load(options["data"], "test", options["samples"])
     train = data.load(options["data"], "train", options["train"])
     clf = _classifier(job, test)
+    truth = USUAL_DECODERS.get(options["data"])
     found = distances(
         clf,
         _trial(job, test),
         regular=options["regular"],
         on_manifold=options["on_manifold"],
         near=Neighbours(train.x, options["neighbours"]),
-        truth=decoder(options["truth"], "test") if options["truth"] else None,
+        truth=None if truth is None else decoder(truth, "test"),
     )
     page = distances_page(found, job.about(clf.name, test.name))
     said = distance_sentences(found)
@@ -126,8 +127,16 @@ def _figure_3(job: Job) -> Made:
 
 
 def _classifier(job: Job, test: data.Dataset) -> Classifier:
+    """The network of the options. Raises `ValueError` if it classifies no sample rightly."""
     name, weights = job.options["model"], job.options["weights"]
-    return Classifier(models.load(name, weights or None), bounds=test.bounds, name=str(name))
+    clf = Classifier(models.load(name, weights or None), bounds=test.bounds, name=str(name))
+    clf.validate(test.x, test.y)
+    if not bool((decisions(clf, test.x) == test.y).any()):
+        raise ValueError(
+            f"{name} classifies no sample of {test.name} rightly; --set model=... and --set "
+            "weights=... give one that was trained on them"
+        )
+    return clf
 
 
 def _trial(job: Job, test: data.Dataset) -> Trial:
@@ -205,12 +214,12 @@ def _judge(job: Job) -> nn.Module:
 def _figure_9(job: Job) -> Made:
     options = job.options
     test = data.load(options["data"], "test", options["tested"])
-    manifold = decoder(options["decoder"], "test")  # before a judge is trained
+    manifold = decoder(options["manifold"], "test")  # before a judge is trained
     judge = Classifier(_judge(job), bounds=test.bounds)
     found = quality(
         manifold, judge, test, samples=options["samples"], shown=options["shown"], seed=job.seed
     )
-    about = replace(job.about(options["decoder"], test.name), classes=test.classes)
+    about = replace(job.about(options["manifold"], test.name), classes=test.classes)
     values = {
         "accuracy": asdict(found.accuracy),
         "recognised": {str(label): asdict(one) for label, one in found.recognised.items()},
@@ -294,7 +303,7 @@ _SWEEPS: dict[str, dict[Size, Options]] = {
     ),
 }  # fmt: skip
 _QUALITY: Options = {
-    "data": "mnist", "decoder": "runs/vae-mnist", "samples": 1000, "shown": 12, "tested": 10_000,
+    "data": "mnist", "manifold": "runs/vae-mnist", "samples": 1000, "shown": 10, "tested": 10_000,
     "judge": "fonts-cnn", "judge_options": {}, "judge_images": 60_000, "judge_epochs": 5,
 }  # fmt: skip
 
@@ -309,7 +318,7 @@ def _pictures(**options: Any) -> dict[Size, Options]:
 
 def _planes(**options: Any) -> dict[Size, Options]:
     small = {
-        **_KINDS, "samples": 200, "train": 10_000, "neighbours": 50, "truth": "fonts", **options
+        **_KINDS, "samples": 200, "train": 10_000, "neighbours": 50, **options
     }  # fmt: skip
     return {"small": small, "paper": {**small, "samples": 5000, "train": 60_000}}
 

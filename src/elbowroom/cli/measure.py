@@ -60,7 +60,8 @@ def audit(
     clf = subject.load_classifier(samples)
     folder = out or f"runs/{_folder_name(subject.model)}-{_folder_name(subject.data)}"
     through = USUAL_DECODERS.get(subject.data) if decoder is None else decoder
-    through = None if through == "none" else through
+    unused = decoder is None and bool(method) and "on-manifold" not in (method or [])
+    through = None if through == "none" or unused else through
     with output.progress() as bar:
         task = bar.add_task("starting", total=1)
 
@@ -117,7 +118,9 @@ def _selected(
         return None
     every = all_methods(clf, data.x.to(clf.device, clf.dtype), norm, seed, decoder)
     if unknown := [name for name in names if name not in every]:
-        raise ValueError(f"no method {unknown[0]!r} in this audit; there are {', '.join(every)}")
+        hint = "; it needs --decoder" if unknown[0] == "on-manifold" else ""
+        known = ", ".join(every)
+        raise ValueError(f"no method {unknown[0]!r} in this audit{hint}; there are {known}")
     return {name: method for name, method in every.items() if name in names}
 
 

@@ -36,13 +36,15 @@ class Neighbours:
         if centre not in ("sample", "mean"):
             raise ValueError(f"centre must be 'sample' or 'mean', not {centre!r}")
         flat, origins = (t.flatten(1).double().cpu() for t in (points, origin))
+        if not len(flat):
+            return flat.new_zeros(0)
         nearest = torch.from_numpy(self.search.kneighbors(flat.numpy(), return_distance=False))
         found = []
         for rows in torch.split(torch.arange(len(flat)), CHUNK):
             around = self.x[nearest[rows]]
             middle = origins[rows] if centre == "sample" else around.mean(dim=1)
             found.append(_off_plane(flat[rows] - middle, around - middle[:, None]))
-        return torch.cat(found) if found else flat.new_zeros(0)
+        return torch.cat(found)
 
 
 def _off_plane(delta: Tensor, directions: Tensor) -> Tensor:

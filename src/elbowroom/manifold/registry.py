@@ -39,9 +39,12 @@ def decoder(spec: str, split: str = "test") -> Decoder:
         found = load_decoder(spec)
     else:
         raise ValueError(
-            f"unknown decoder {spec!r}; choose {', '.join(DECODERS)}, or the folder of VAE-GANs "
-            "that elbowroom manifold train made"
+            f"unknown decoder {spec!r}; choose {', '.join(DECODERS)}, package.module:callable, or "
+            "the folder of VAE-GANs that elbowroom manifold train made"
         )
     if not isinstance(found, Decoder):
-        raise ValueError(f"{spec!r} returned a {type(found).__name__}, not a manifold.Decoder")
+        raise ValueError(
+            f"{spec!r} returned a {type(found).__name__}, not a manifold.Decoder; "
+            "manifold.Generator(network, size) makes one of a network"
+        )
     return found

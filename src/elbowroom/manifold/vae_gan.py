@@ -54,8 +54,8 @@ def load_vae_gan(path: str | Path) -> VaeGan:
     file = path / WEIGHTS_FILE if path.is_dir() else path
     if not file.exists():
         raise FileNotFoundError(
-            f"there is no trained VAE-GAN at {str(path)!r}; train one with elbowroom manifold "
-            f"train --out {path}, which goes on where it was interrupted"
+            f"there is no trained VAE-GAN at {str(path)!r}; elbowroom manifold train makes one, "
+            "and the command that was interrupted, given again, goes on"
         )
     state = models.read_state(file)
     try:

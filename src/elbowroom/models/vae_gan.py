@@ -102,7 +102,11 @@ class VaeGan(nn.Module):
         return reconstructed
 
     def code(self, x: Tensor) -> Tensor:
-        """`(N, size)`: the standardised mean code."""
+        """`(N, size)`: the standardised mean code. Raises `ValueError` for other shapes."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"this VAE-GAN is for images of shape {self.shape}, not {tuple(x.shape[1:])}"
+            )
         off = self.encode(x)[0] - self.centre
         codes: Tensor = torch.linalg.solve_triangular(self.factor, off.mT, upper=False).mT
         return codes

@@ -189,7 +189,8 @@ def distances_page(found: Distances, about: About) -> str:
         name="Manifold, Fig. 3, 10 and 14",
         title="do adversarial examples leave the manifold?",
         lede="Regular adversarial examples change pixels, those on the manifold change what the "
-        "data vary in. Only the first should lie off the manifold.",
+        "data vary in. Only the first should lie off the manifold, for how far they moved: planes "
+        "through neighbours are coarse, and a long way along a curved manifold leaves them too.",
         captions=captions,
         panels=panels,
         legend=[(key, name) for name, key in DISTANCE_KEYS.items()],

@@ -27,7 +27,10 @@ def random_samples(decoder: Decoder, count: int, seed: int) -> list[tuple[int | 
     drawn = []
     for label, one in each.items():
         if not isinstance(one, Generator):
-            raise ValueError(f"random codes cannot be drawn for a {type(one).__name__} decoder")
+            raise ValueError(
+                f"random codes cannot be drawn for a {type(one).__name__} decoder, but for a "
+                "manifold.Generator, as VAE-GANs are"
+            )
         drawn.append((label, one.samples(one.draw(count, generator))))
     return drawn
 

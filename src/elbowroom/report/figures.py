@@ -30,7 +30,7 @@ def number(value: float | None) -> str:
 
 def percent(share: float | None) -> str:
     """A share of one as a percentage; what is not all or nothing is never rounded to it."""
-    if share is None:
+    if share is None or share != share:
         return NONE
     if 0.9995 <= share < 1:
         return ">99.9%"

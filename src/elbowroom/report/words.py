@@ -156,17 +156,31 @@ def _on_manifold(found: OnManifold) -> Answer:
         assert found.lower is not None
         assert found.upper is not None
         sentences.append(
-            "So many samples are decided otherwise after a small move along the data manifold, to "
-            "an input as the data have them. These are generalisation errors: more or better data "
-            f"help. (95 % interval: {percent(found.lower)} to {percent(found.upper)}.)"
+            "So many samples are decided otherwise after a move of their latent code, to an input "
+            "as the data have them. These are generalisation errors: more or better data help."
+            if found.success_rate > 0
+            else "No sample is decided otherwise after a move of its latent code that was tried. "
+            "That is no proof that there is none."
         )
-    if found.median_ratio is not None and found.median_off_manifold is not None:
+        sentences.append(
+            f"95 % interval: {percent(found.lower)} to {percent(found.upper)}, of the "
+            f"{count(found.samples)} samples that are classified rightly as they are and as the "
+            "decoder has them."
+        )
+    if found.median_off_manifold is not None and found.median_ratio is None:
+        own = number(found.median_samples_off_manifold)
+        sentences.append(
+            f"The nearest examples of the other attacks lie {number(found.median_off_manifold)} L2 "
+            f"off the manifold, their samples {own} (medians): this decoder is too coarse to tell "
+            "whether they leave it."
+        )
+    elif found.median_off_manifold is not None:
         sentences.append(
             f"The nearest examples of the other attacks lie {number(found.median_off_manifold)} L2 "
             f"off the manifold, {percent(found.median_ratio)} of how far they moved (medians): "
             + (
                 "they leave it almost at right angles and are no inputs that the data have."
-                if found.median_ratio >= LEAVES
+                if (found.median_ratio or 0.0) >= LEAVES
                 else "a good part of their move is along it."
             )
         )
