@@ -27,7 +27,7 @@ def experiment(
     output: Output,
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
     size: Annotated[
-        str, typer.Option(help="small: about a minute; paper: as many samples as the paper has.")
+        str, typer.Option(help="small: minutes; paper: as many samples as the paper has.")
     ] = "small",
     bound: Annotated[
         list[str] | None,
@@ -57,7 +57,8 @@ def experiment(
     Of the Manifold paper, on FONTS or with other data and manifold: examples of both kinds (2, 17),
     whether they leave the manifold (3, 14), robustness on and off it over the number of training
     images (5, and 7, 12, 13, 15, 16, 18, 19 for other trainings, attacks and networks), samples of
-    learned manifolds (9); small takes minutes, up to a quarter of an hour, paper days.
+    learned manifolds (9), toy data (20). Small takes minutes, up to a quarter of an hour, paper
+    days.
 
     Networks that are trained need the extra \\[train]. They are kept in --runs: the first run of
     chapter 5 takes about ten minutes for each of them, and an interrupted training goes on.
@@ -69,6 +70,8 @@ def experiment(
       elbowroom experiment bounds-table-4.2 --set activation=relu --set exact_seconds=5
 
       elbowroom experiment bounds-table-5.1 --size paper --bound layer-wise --json
+
+      elbowroom experiment manifold-figure-5 --set seeds=3
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
