@@ -157,7 +157,8 @@ def _on_manifold(found: OnManifold) -> Answer:
         assert found.upper is not None
         sentences.append(
             "So many samples are decided otherwise after a move of their latent code, to an input "
-            "as the data have them. These are generalisation errors: more or better data help."
+            "as the data have them. As far as the decoder keeps the label, these are "
+            "generalisation errors: more or better data help."
             if found.success_rate > 0
             else "No sample is decided otherwise after a move of its latent code that was tried. "
             "That is no proof that there is none."
