@@ -42,6 +42,8 @@ from elbowroom.papers.page import grey_scale
 from elbowroom.report.figures import number, percent
 from elbowroom.training import Recipe, TrainingRun
 
+JUDGE_SEED = 1_000_033  # no network of a sweep has it
+
 
 def _sweep(figure: str) -> Callable[[Job], Made]:
     """The experiment of a figure that is about networks over training images."""
@@ -257,8 +259,6 @@ def _plan(**options: Any) -> Options:
     }
 
 
-JUDGE_SEED = 1_000_033  # no network of a sweep has it
-
 _SMALL: Options = {
     "images": [250, 1000, 2500], "seeds": 1, "steps": 10, "tested": 2000, "attacked": 200,
     "restarts": 2,
@@ -302,12 +302,18 @@ _SWEEPS: dict[str, dict[Size, Options]] = {
         ],
     ),
 }  # fmt: skip
+_ALSO = {"5": "Fig. 5 and 6", "12": "Fig. 8 and 12"}
+
+#: What figures about examples of both kinds are of; attacks by their names in a sweep.
+_KINDS: Options = {
+    "model": "fonts-plain", "weights": "", "data": "fonts", "manifold": "fonts",
+    "data_manifold": "",
+    "regular": "regular", "on_manifold": "on-manifold",
+}  # fmt: skip
 _QUALITY: Options = {
     "data": "mnist", "manifold": "runs/vae-mnist", "samples": 1000, "shown": 10, "tested": 10_000,
     "judge": "fonts-cnn", "judge_options": {}, "judge_images": 60_000, "judge_epochs": 5,
 }  # fmt: skip
-
-
 _TOY: Options = {"count": 1000, "p": 0.9, "eta": 3.0}
 
 
@@ -323,14 +329,6 @@ def _planes(**options: Any) -> dict[Size, Options]:
     return {"small": small, "paper": {**small, "samples": 5000, "train": 60_000}}
 
 
-#: What figures about examples of both kinds are of; attacks by their names in a sweep.
-_KINDS: Options = {
-    "model": "fonts-plain", "weights": "", "data": "fonts", "manifold": "fonts",
-    "data_manifold": "",
-    "regular": "regular", "on_manifold": "on-manifold",
-}  # fmt: skip
-_ALSO = {"5": "Fig. 5 and 6", "12": "Fig. 8 and 12"}
-
 #: Experiment -> how it is made, and its options at both sizes.
 EXPERIMENTS: dict[str, tuple[Callable[[Job], Made], dict[Size, Options]]] = {
     "manifold-figure-2": (_figure_2, _pictures()),
@@ -343,11 +341,11 @@ EXPERIMENTS: dict[str, tuple[Callable[[Job], Made], dict[Size, Options]]] = {
         },
     ),
     "manifold-figure-14": (_figure_3, _planes(regular="regular CW", on_manifold="on-manifold CW")),
-    "manifold-figure-20": (_figure_20, {"small": _TOY, "paper": _TOY}),
     "manifold-figure-17": (
         _figure_2,
         _pictures(on_manifold="on-data-manifold", data_manifold="runs/vae-all"),
     ),
+    "manifold-figure-20": (_figure_20, {"small": _TOY, "paper": _TOY}),
     **{
         f"manifold-figure-{figure}": (_sweep(_ALSO.get(figure, f"Fig. {figure}")), sizes)
         for figure, sizes in _SWEEPS.items()

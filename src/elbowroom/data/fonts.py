@@ -40,6 +40,7 @@ PARAMETERS = ("t1", "t2", "lambda1", "lambda2", "s", "r")
 """Translation (half widths and heights), two shears, scale, rotation (radians): see `transform`."""
 LOWER = (-0.2, -0.2, -0.5, -0.5, 0.75, -math.pi / 2)
 UPPER = (0.2, 0.2, 0.5, 0.5, 1.15, math.pi / 2)
+IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # what leaves an image as it is
 
 TRANSFORMATIONS = 112
 TRAIN_TRANSFORMATIONS = 96

@@ -8,9 +8,6 @@ from torch import Tensor
 from elbowroom.data import fonts
 from elbowroom.manifold.decoder import Codes, Decoder
 
-# Translations, shears, scale, rotation: that of an image as it is.
-IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-
 
 class Transformations(Decoder):
     """Six parameters that move an image, which is the context `(N, C, H, W)`.
@@ -21,12 +18,12 @@ class Transformations(Decoder):
     def __init__(
         self, lower: tuple[float, ...] = fonts.LOWER, upper: tuple[float, ...] = fonts.UPPER
     ) -> None:
-        if len(lower) != len(IDENTITY) or len(upper) != len(IDENTITY):
-            raise ValueError(f"an affine transformation has {len(IDENTITY)} parameters")
+        if len(lower) != len(fonts.IDENTITY) or len(upper) != len(fonts.IDENTITY):
+            raise ValueError(f"an affine transformation has {len(fonts.IDENTITY)} parameters")
         self.lower, self.upper = torch.tensor(lower), torch.tensor(upper)
-        identity = torch.tensor(IDENTITY)
+        identity = torch.tensor(fonts.IDENTITY)
         if bool((identity < self.lower).any() | (identity > self.upper).any()):
-            raise ValueError(f"the bounds must admit the image as it is, {IDENTITY}")
+            raise ValueError(f"the bounds must admit the image as it is, {fonts.IDENTITY}")
 
     def decode(self, z: Tensor, context: Tensor) -> Tensor:
         return fonts.transform(context, z)
@@ -34,4 +31,4 @@ class Transformations(Decoder):
     def encode(self, x: Tensor, y: Tensor) -> Codes:
         if x.ndim != 4:
             raise ValueError(f"only images (N, C, H, W) can be transformed, not {tuple(x.shape)}")
-        return Codes(torch.tensor(IDENTITY).to(x).expand(len(x), -1).clone(), x)
+        return Codes(torch.tensor(fonts.IDENTITY).to(x).expand(len(x), -1).clone(), x)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from elbowroom.data.fonts import transform
+from elbowroom.data.fonts import IDENTITY, transform
 
 WIDTHS = (64, 128, 256)
-STILL = (0.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # what `transform` moves nothing by
 
 
 class VaeGan(nn.Module):
@@ -152,10 +151,10 @@ class _Moving(nn.Module):
 
     def __init__(self, image: nn.Module, size: int) -> None:
         super().__init__()
-        self.image, self.parameters_of = image, nn.Linear(size, len(STILL))
+        self.image, self.parameters_of = image, nn.Linear(size, len(IDENTITY))
         nn.init.normal_(self.parameters_of.weight, std=0.05)
         with torch.no_grad():
-            self.parameters_of.bias.copy_(torch.tensor(STILL))
+            self.parameters_of.bias.copy_(torch.tensor(IDENTITY))
 
     def forward(self, z: Tensor) -> Tensor:
         return transform(self.image(z), self.parameters_of(z))

@@ -35,8 +35,8 @@ class VaeGanTraining:
                     FONTS and CelebA, 2.5 on EMNIST (2.75 for "0", 5.6 for "1", 2.25 for "8"), 2.75
                     on Fashion-MNIST.
     generated:      weight of the adversarial loss of samples of the prior, which Larsen et al. 2016
-                    have besides that of reconstructions; 0 in the paper. It is what makes random
-                    samples look like the data.
+                    have besides that of reconstructions; 0 in the paper. On FONTS it did not help
+                    (benchmarks/RESULTS.md).
     epochs:         10 on FONTS, 30 on EMNIST, 60 on Fashion-MNIST, 30 on CelebA.
     size:           of the latent code. widths: channels of the three convolutions.
     moving:         as of `VaeGan`: learns faster where images are turned and shifted, as in FONTS.
